@@ -5,13 +5,16 @@ It prints each command and file before it acts. What is to be done is decided by
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeGuard
 
 from edged import topology_file
 from edged.access import why_dead
@@ -84,6 +87,7 @@ def _enable(machine: Machine, node: str, *, is_dry: bool) -> int:
     seen = machine.seen(node, setup)
     missing = missing_secrets(setup, seen)
     show(_warnings(inspection, node, missing, machine.drop_ins()), sys.stderr, kind="warning")
+    show(_other_programs(machine, setup, seen), sys.stderr, kind="warning")
     actions = enabling(setup, seen)
     _act(machine, actions, is_dry=is_dry)
     if missing:
@@ -109,19 +113,39 @@ def _disable(machine: Machine, node: str, *, is_dry: bool) -> int:
     return 0
 
 
-def _act(machine: Machine, actions: Iterable[Action], *, is_dry: bool) -> None:
+def _act(machine: Machine, actions: Sequence[Action], *, is_dry: bool) -> None:
     """Print and carry out. Raises MachineUnfit; what was printed before is done then."""
-    for action in actions:
-        print("\n".join(map(shown, str(action).split("\n"))), flush=True)
+    for number, action in enumerate(actions):
+        _print(action)
         if is_dry:
             continue
         try:
             machine.carry_out(action)
         except MachineUnfit as error:
-            if isinstance(action, Systemctl) and action.words[0] == "start":
+            if _is(action, "start"):
                 units = shlex.join(f"-u{unit}" for unit in action.words[1:])
                 raise MachineUnfit(f"{error}\nits log says why: journalctl {units} -p err -n 20 -o cat") from error
+            _start_again(machine, actions[:number], actions[number:])
             raise
+
+
+def _start_again(machine: Machine, done: Sequence[Action], left: Sequence[Action]) -> None:
+    """What has been stopped only to be started: a full disk is no reason for a node to stay off."""
+    stopped = {unit for action in done if _is(action, "stop") for unit in action.words[1:]}
+    units = [unit for action in left if _is(action, "start") for unit in action.words[1:] if unit in stopped]
+    if units:
+        for again in (Systemctl(("daemon-reload",)), Systemctl(("start", *units))):
+            _print(again)
+            with contextlib.suppress(MachineUnfit):  # another reason is told
+                machine.carry_out(again)
+
+
+def _is(action: Action, verb: str) -> TypeGuard[Systemctl]:
+    return isinstance(action, Systemctl) and action.words[0] == verb
+
+
+def _print(action: Action) -> None:
+    print("\n".join(map(shown, str(action).split("\n"))), flush=True)
 
 
 # the topology
@@ -186,6 +210,16 @@ def _lacks_packages(setup: Setup, topology: Topology) -> Iterator[str]:
         yield not_installed("paho, which nodes on MQTT need,", "mqtt")
 
 
+def _other_programs(machine: Machine, setup: Setup, seen: Seen) -> Iterator[Problem]:
+    """Units that another installation has left, which win over those of this one."""
+    own = os.path.realpath(Path(sys.prefix, "bin", "edged"))
+    for unit in setup.units:
+        program = seen.units[unit].program
+        if program and os.path.realpath(machine.path(program)) != own:
+            of_other = f"if that is an older installation remove its file: `systemctl cat {unit}`"
+            yield Problem("", f"{unit} runs {program}, and this is {own}", of_other)
+
+
 def _how_to_put(missing: Mapping[str, str]) -> str:
     """The commands that put the secrets in their places, without showing them or keeping them in a history."""
     commands = "".join(
@@ -202,10 +236,12 @@ def _about_archive(setup: Setup, seen: Seen) -> Iterator[str]:
     """What is left to do about the archive's folder, by whoever knows that it is the right one."""
     if setup.archive:
         there = seen.folders.get(setup.archive)
-        if there is not None and there.owner != USER:
-            yield f"{setup.archive} belongs to {there.owner}: `{_sudo()}chown {USER}: {shlex.quote(setup.archive)}`"
         entries = seen.entries.get(setup.archive, None if there else frozenset())
-        if entries is not None and entries <= {"lost+found"}:  # a new file system has one
+        is_empty = entries is not None and entries <= {"lost+found"}  # a new file system has one
+        if there is not None and there.owner != USER:
+            mended = f"{_sudo()}chown {'' if is_empty else '-R '}{USER}: {shlex.quote(setup.archive)}"
+            yield f"{setup.archive} belongs to {there.owner}: `{mended}`"
+        if is_empty:
             yield f"{setup.archive} is empty; once: {_sudo()}runuser -u {USER} -- edged archive init {TOPOLOGY}"
 
 

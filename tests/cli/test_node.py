@@ -102,6 +102,42 @@ def test_the_archive_gets_its_folder_and_how_to_mark_it(edged, machine):
     assert "archive init" not in edged("node", "enable", "vault")[1]
 
 
+def test_a_unit_that_runs_another_installation_is_told(edged, machine, monkeypatch):
+    """Such as an older one, whose unit in /etc wins over the package's."""
+    monkeypatch.setattr("sys.prefix", str(machine.root / "usr/lib/edged"))
+    unit = "usr/lib/systemd/system/edged@.service"
+    for home in ("usr/lib/edged", "opt/edged"):
+        machine.put(f"{home}/bin/edged").chmod(0o755)
+        machine.put(unit, f"[Service]\nExecStart=/{home}/bin/edged run x\n")
+        code, _, err = edged("node", "enable", "pi-a")
+        own = f"{machine.root}/usr/lib/edged/bin/edged"
+        other = (
+            f"warning: {DAEMON} runs /opt/edged/bin/edged, and this is {own} (if that is an older installation remove"
+        )
+        assert code == 0
+        assert err.startswith(other) if home == "opt/edged" else err == ""
+
+
+def test_a_node_that_a_full_disk_keeps_from_changing_runs_on(edged, machine, monkeypatch):
+    edged("node", "enable", "pi-a")
+    machine.put(TOPOLOGY, SECURE)
+    machine.put_secret("pi-a", "kafka-password")
+    before = machine.text(DROP_IN)
+    machine.changes()
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", fill)
+        code, _, err = edged("node", "enable", "pi-a")
+    assert (code, machine.text(DROP_IN)) == (1, before)
+    assert err == f"edged: /{DROP_IN}: No space left on device\n"
+    assert machine.changes() == [f"stop {DAEMON} {COMPANION}", "daemon-reload", f"start {DAEMON} {COMPANION}"]
+    assert edged("node", "enable", "pi-a")[0] == 0
+    assert "LoadCredential" in machine.text(f"run/fake/read/{DAEMON}")
+
+
+def fill(_descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_an_archive_that_root_may_not_look_into_is_not_called_empty(edged, machine, monkeypatch):
     (machine.root / "srv/edged").mkdir()
     listed = Path.iterdir
@@ -161,6 +197,8 @@ def test_an_archive_of_another_user_stays_so_and_is_named(edged, machine):
     assert code == 0
     assert "install -d -m 750 -o edged -g edged /srv/edged" not in out
     assert "`chown edged: /srv/edged`" in out
+    machine.put("srv/edged/edged-archive.json")
+    assert "`chown -R edged: /srv/edged`" in edged("node", "enable", "vault")[1]
 
 
 def test_missing_secrets_are_named_with_how_to_put_them_and_nothing_is_started(edged, machine):

@@ -31,7 +31,10 @@ _ACCESS_LIST = "system.posix_acl_access"
 """The attribute of a file that has one (acl(5))."""
 
 _TEMPORARY = f".{DROP_IN}.tmp"
-_ASKED = ("LoadState", "ActiveState", "NeedDaemonReload", "FragmentPath")
+_ASKED = ("LoadState", "ActiveState", "NeedDaemonReload", "FragmentPath", "ExecStart")
+_PROGRAM = re.compile(r"{ path=(\S+) ;")
+"""How `systemctl show` begins a command."""
+
 _EMPTY = {b"", b"\n", b"\r\n"}
 _MAX_BYTES = 1 << 20
 """Of a file that is looked at: all are of a few lines."""
@@ -85,6 +88,8 @@ class Machine:
             elif not states[unit].is_installed:
                 template = f"{unit.partition('@')[0]}@.service"
                 yield f"there is no unit {template}: install the package of edged again, or the file by hand"
+            elif program := states[unit].program:
+                yield from self._lacks_program(unit, program)
         try:
             self._accounts(USER)
         except KeyError:
@@ -94,8 +99,8 @@ class Machine:
                 lacks = list(self._lacks_folder(setup.archive))
             yield from lacks
 
-    def closed_to_node(self, files: Iterable[str]) -> Iterator[str]:
-        """The files that the node's user may not read, though root may, each with the command that mends it.
+    def closed_to_node(self, files: Iterable[str], right: int = os.R_OK) -> Iterator[str]:
+        """The files to which the node's user has not this right, though root has, each with the command that mends it.
 
         One with an access list is taken to be open to it.
         """
@@ -105,7 +110,7 @@ class Machine:
             return
         for file in files:
             for each in (*reversed(Path(file).parents), Path(file)):
-                there, needed = self.path(str(each)), os.X_OK if each != Path(file) else os.R_OK
+                there, needed = self.path(str(each)), os.X_OK if each != Path(file) else right
                 with _reported():
                     is_closed = there.exists() and not _is_open(there, own, needed)
                 if is_closed:
@@ -178,6 +183,7 @@ class Machine:
             is_installed=told.get("LoadState") != "not-found",
             masked_by=told.get("FragmentPath", "") if told.get("LoadState") == "masked" else "",
             is_stale=told.get("NeedDaemonReload") == "yes",
+            program=found[1] if (found := _PROGRAM.match(told.get("ExecStart", ""))) else "",
         )
 
     def _folder(self, wanted: Folder) -> Folder | None:
@@ -218,11 +224,21 @@ class Machine:
             return False
 
     def _why_masked(self, unit: str, by: str) -> str:
-        """systemd takes a file without content, as a power cut leaves one, for a mask, which `unmask` leaves alone."""
+        """For systemd a file without content, as a power cut leaves one, is a mask, which `unmask` leaves alone."""
         if not self.path(by).is_symlink():
             return f"{by} is empty: install the package of edged again, or the file by hand"
         runtime = "--runtime " if by.startswith("/run/") else ""
         return f"{unit} is masked: `systemctl unmask {runtime}{PurePosixPath(by).name}` lets it be started"
+
+    def _lacks_program(self, unit: str, program: str) -> Iterator[str]:
+        """Of an installation that is gone while its units stayed, or that a umask keeps from everybody but root."""
+        with _reported():
+            if not self.path(program).exists():
+                other = f"remove the file of another installation that has it (`systemctl cat {unit}`)"
+                yield f"{unit} runs {program}, which is not there: {other}, or install that again"
+            elif any(True for _ in self.closed_to_node([program], os.X_OK)):
+                mended = f"chmod -R a+rX {shlex.quote(str(PurePosixPath(program).parents[1]))}"
+                yield f"the node's user {USER} may not run {program}: `{mended}` lets it"
 
     def _lacks_folder(self, folder: str) -> Iterator[str]:
         above = folder.rpartition("/")[0] or "/"

@@ -16,7 +16,7 @@ from edged.domain.systemd.setup import CREDENTIALS, UNITS, Folder, Setup, drop_i
 class UnitState(NamedTuple):
     """`active`: its ActiveState. `is_installed`: it has a file. `is_stale`: which has changed since it was read.
 
-    `masked_by`: the link that lets it be neither started nor enabled; "" if none does.
+    `masked_by`: the link that lets it be neither started nor enabled; `program`: which it runs; "" for none.
     """
 
     active: str = "inactive"
@@ -24,6 +24,7 @@ class UnitState(NamedTuple):
     is_installed: bool = True
     is_stale: bool = False
     masked_by: str = ""
+    program: str = ""
 
     @property
     def is_idle(self) -> bool:
@@ -36,7 +37,8 @@ class Seen:
     """What is on the machine now, of what concerns a node.
 
     `folders`: those that are there, with their modes and owners. `files`: the texts of drop-ins. `entries`: the names
-    in folders that are removed, or filled, only if they are empty, as far as root may read them. `secrets`: files of credentials that are not empty.
+    in folders that are removed, or filled, only if they are empty; of what even root may not read, none. `secrets`:
+    files of credentials that are not empty.
     """
 
     units: Mapping[str, UnitState]

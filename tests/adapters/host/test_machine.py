@@ -72,6 +72,21 @@ def test_a_unit_whose_file_a_power_cut_has_emptied_is_to_be_installed_again(fake
     assert list(machine.lacks(SETUP)) == [lacking]
 
 
+def test_a_unit_of_an_installation_that_is_gone_or_closed_to_the_nodes_user_is_told(fake, machine):
+    """As one in /etc, which wins over a package's; and pip by a umask of 077."""
+    fake.put("usr/lib/systemd/system/edged@.service", "[Service]\nExecStart=/opt/edged/bin/edged run x\n")
+    [gone] = machine.lacks(SETUP)
+    assert gone.startswith(f"{DAEMON} runs /opt/edged/bin/edged, which is not there: remove the file of another")
+    program = fake.put("opt/edged/bin/edged")
+    program.chmod(0o755)
+    assert list(machine.lacks(SETUP)) == []
+    fake.ids["edged"] = (4243, 4243)
+    (fake.root / "opt/edged").chmod(0o700)
+    assert list(machine.lacks(SETUP)) == [
+        "the node's user edged may not run /opt/edged/bin/edged: `chmod -R a+rX /opt/edged` lets it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("fstab", "mounted", "lacks"),
     [
