@@ -6,7 +6,6 @@ producers; only deleting a topic frees memory. For production use Apache Kafka. 
 
 import asyncio
 import contextlib
-import getpass
 import importlib.util
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import IO, Self
 from aiokafka import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from edged.access import user
 from edged.aio import Backoff
 from edged.errors import EdgedError
 from edged.extras import not_installed
@@ -149,7 +149,7 @@ class LocalMosquitto(_ChildBroker):
             raise BrokerUnavailable("Mosquitto is not installed: apt install mosquitto")
         self._folder.mkdir(exist_ok=True)
         # As root it would become another user, who may not write here.
-        own = [f"user {getpass.getuser()}", f"persistence_location {self._folder}/"]
+        own = [f"user {user()}", f"persistence_location {self._folder}/"]
         config = self._folder / "mosquitto.conf"
         config.write_text("\n".join([*own, *self._settings(self.address), ""]), encoding="utf-8")
         return [program, "-c", str(config)]

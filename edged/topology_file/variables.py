@@ -13,6 +13,8 @@ from edged.domain.topology import NAME_PATTERN
 from edged.files import open_regular
 
 MAX_CREDENTIAL_BYTES = 64 * 1024
+_COPIES = Path("/run/credentials")
+"""Where systemd puts what it gives to units (systemd.exec(5), LoadCredential=)."""
 
 _EXPRESSION = re.compile(r"\$(?P<literal>\$\{)|\$\{(?P<inside>[^{}]*)\}|(?P<open>\$\{)")
 _VARIABLE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
@@ -119,7 +121,9 @@ class Variables:
         except UnicodeDecodeError:
             raise VariableError(f'the credential "{name}" is not UTF-8 text') from None
         if not value:
-            raise MissingError(f'the credential "{name}" is empty', f"put the secret into {path}")
+            # Of systemd's copy the command knows where the secret itself is.
+            mended = hint if path.is_relative_to(_COPIES) else f"put the secret into {path}"
+            raise MissingError(f'the credential "{name}" is empty', mended)
         return value
 
 

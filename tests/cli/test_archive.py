@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pwd
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -314,6 +315,18 @@ def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topo
     assert count == "1 finding"
     assert cli.main(["archive", "verify", str(topology_file), "--json"]) == 1
     assert [finding["path"] for finding in json.loads(capsys.readouterr().out)["findings"]] == [str(path)]
+
+
+def test_a_user_without_a_name_takes_samples_out_by_a_number(topology_file, store, capsys, monkeypatch):
+    """As in a container, or once the node's user is deleted."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", dict[int, str]().__getitem__)
+    assert quarantine(topology_file, "quarantine", "fashion/_train.shoebox/1/7") == 0
+    capsys.readouterr()
+    assert cli.main(["archive", "ls", str(topology_file), "--json"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)["quarantine"]
+    assert entry["by"].startswith(f"{os.geteuid()}@")
 
 
 def quarantine(topology_file: Path, action: str, *addresses: str) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import sys
 from pathlib import Path
@@ -228,6 +229,18 @@ def test_a_checkpoint_that_cannot_be_read_ends_with_65(world, tmp_path, content,
 
     assert code == 65
     assert said in err
+
+
+def test_a_checkpoint_that_is_not_to_be_seen_ends_with_65(world, tmp_path, monkeypatch):
+    """As with systemd's folders, for whoever is not the node's user."""
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    code, _, err = world.replay("--prove", str(tmp_path / "pi-a"))
+    assert code == 65
+    assert err.endswith(f"{tmp_path}/pi-a: Permission denied\n")
 
 
 def test_a_checkpoint_larger_than_the_edges_memory_is_refused_before_it_is_read(world, tmp_path):

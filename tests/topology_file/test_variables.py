@@ -177,6 +177,15 @@ def test_an_empty_credential_is_one_that_is_missing_and_said_to_be_empty(tmp_pat
     assert raised.value.suggestion == f"put the secret into {path}"
 
 
+def test_into_the_copy_of_a_credential_that_systemd_has_made_nothing_is_to_be_put(tmp_path, monkeypatch):
+    """As of a file that a power cut has emptied."""
+    monkeypatch.setattr("edged.topology_file.variables._COPIES", tmp_path)
+    (tmp_path / "password").touch()
+    with pytest.raises(MissingError, match="is empty") as raised:
+        Variables({"CREDENTIALS_DIRECTORY": str(tmp_path)}).expand("${cred:password}")
+    assert raised.value.suggestion.startswith("`edged node enable` has systemd give it to a unit")
+
+
 @pytest.mark.parametrize("folder", [None, "/nonexistent"])
 def test_a_missing_credentials_message_names_the_units_setting(inspect, folder):
     environment = ENVIRONMENT | ({"CREDENTIALS_DIRECTORY": folder} if folder else {})

@@ -58,7 +58,14 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
 def full_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """The folder of the full set on this machine; None when it is not installed."""
     candidates = (SYSTEM_FOLDER, cache_folder(environment))
-    return next((path for path in candidates if all((path / name).is_file() for name in CONTENT_OF_FILE)), None)
+    return next((path for path in candidates if _is_whole(path)), None)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return all((folder / name).is_file() for name in CONTENT_OF_FILE)
+    except PermissionError:  # another user's home, of whom this process has the environment
+        return False
 
 
 def download_fashion_mnist(folder: Path, *, url: str = URL, progress: Callable[[int], object] = lambda _: None) -> None:

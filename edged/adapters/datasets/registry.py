@@ -3,6 +3,7 @@
 Decides what a spec means. See also: `idx`, `image_folder`, `csv_table` (reading each kind).
 """
 
+import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def open_dataset(
         return _open_idx(_full_fashion_mnist(), name=_FULL)
     if spec == _SMALL:
         return _open_idx(fashion_mnist.SMALL_FOLDER)
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111 - a user that does not exist is no reason to fail
     if _is_folder(path):
         return (
             _open_idx(path)

@@ -73,7 +73,7 @@ def _lock(descriptor: int, folder: Path) -> str:
 def _bind(held: socket.socket, folder: Path, name: str) -> str:
     if sys.platform != "linux":
         return ""
-    digest = hashlib.blake2b(f"{os.path.realpath(folder)}\0{name}".encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(os.fsencode(f"{os.path.realpath(folder)}\0{name}"), digest_size=16).hexdigest()
     address = f"\0edged/{digest}".encode()
     try:
         held.bind(address)

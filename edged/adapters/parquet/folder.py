@@ -369,9 +369,10 @@ def _reason(path: str, error: OSError) -> str:
     if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
         return f"{path}: {error}"
     barred = Path(error.filename or path)
-    if Path(path).is_dir() and not os.access(path, os.X_OK, effective_ids=True):
-        barred = Path(path)
-    elif barred != Path(path) and not barred.exists() and barred.parent.is_dir():
-        barred = barred.parent  # a file that is to be made there
+    with contextlib.suppress(PermissionError):  # a folder above lets nobody see which it is, and is told of
+        if Path(path).is_dir() and not os.access(path, os.X_OK, effective_ids=True):
+            barred = Path(path)
+        elif barred != Path(path) and not barred.exists() and barred.parent.is_dir():
+            barred = barred.parent  # a file that is to be made there
     reason = why_refused(barred, OSError(error.errno, error.strerror))
     return reason if reason.startswith(path) else f"{path}: {reason}"

@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from edged.access import user
 from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import Action, QuarantineRecord
 from edged.domain.counted import counted
@@ -43,7 +44,7 @@ def change(topology: Topology, store: "ArchiveStore", action: Action, texts: lis
     streams = [stream.name for stream in topology.streams]
     if unknown := [str(each) for each in wanted if each.stream not in streams]:
         raise FormatError(f"{unknown[0]}: no stream of the topology, which has {', '.join(streams)}")
-    by = f"{getpass.getuser()}@{socket.gethostname()}"
+    by = f"{_person()}@{socket.gethostname()}"
     edges = [edge.name for edge in topology.edges]
     for each in list(records.apply(store, action, wanted, by=by, when_ms=int(time.time() * 1000), edges=edges)):
         done = f"{counted(each.num_samples, 'sample')} {_DONE[action]} from the next epoch on"
@@ -51,6 +52,14 @@ def change(topology: Topology, store: "ArchiveStore", action: Action, texts: lis
             done = f"not archived yet; the archive node {_AWAITED[action]}, within a minute if it waits there now"
         print(f"{each.address}: {done if each.is_new else _ALREADY[action]}")
     return 0
+
+
+def _person() -> str:
+    """Who is logged in, or whose rights this process has."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return user()
 
 
 def in_effect(store: "ArchiveStore", streams: list[str]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from edged import topology_file
+from edged.access import why_refused
 from edged.cli.backbone import look_up
 from edged.cli.problems import complain
 from edged.cli.prompt_log import PromptLog, prompt_log
@@ -112,11 +113,12 @@ def _read(path: Path, job: Job, topology: Topology) -> TrainState:
 
     Raises CheckpointCorrupt, AnotherVersion and TopologyMismatch. No edge has written a file larger than its memory.
     """
-    file = _newest(path, job) if path.is_dir() else path
+    file = path
     try:
+        file = _newest(path, job) if path.is_dir() else path
         blob = read_regular(file, max(edge.memory_limit for edge in topology.edges))
     except OSError as error:
-        raise CheckpointCorrupt(f"{file}: {error.strerror}") from error
+        raise CheckpointCorrupt(f"{file}: {why_refused(file, error, reads=True)}") from error
     try:
         state = checkpoint.decode(blob, job=job.digest)
     except (AnotherVersion, CheckpointCorrupt, TopologyMismatch) as error:

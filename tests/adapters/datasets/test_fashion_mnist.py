@@ -13,6 +13,7 @@ from edged.adapters.datasets import fashion_mnist
 from edged.adapters.datasets.fashion_mnist import CONTENT_OF_FILE, Content, download_fashion_mnist
 from edged.errors import FormatError, StorageError, TransientError
 from tests.support.requirements import require
+from tests.support.rights import as_nobody, passable_folder
 
 NAMES = list(CONTENT_OF_FILE)
 
@@ -46,6 +47,15 @@ def small_contents(monkeypatch, server):
         contents[name] = Content(len(content), hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(fashion_mnist, "CONTENT_OF_FILE", contents)
     return folder
+
+
+def test_another_users_home_has_no_data_set_for_this_one(monkeypatch):
+    """Who acts as a service keeps the environment of who he is."""
+    with passable_folder() as folder:
+        monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", folder / "not-there")
+        (folder / "home").mkdir(mode=0o700)
+        with as_nobody():
+            assert fashion_mnist.full_folder({"HOME": str(folder / "home")}) is None
 
 
 def test_the_real_files_are_downloaded_and_accepted(server, tmp_path):

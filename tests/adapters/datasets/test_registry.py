@@ -256,3 +256,8 @@ def test_the_images_of_the_small_set_are_those_of_the_full_one():
     for split in small.splits:
         known = {(item.label, item.payload) for item in (full.sample(split, i) for i in range(full.count(split)))}
         assert all((s.label, s.payload) in known for s in (small.sample(split, i) for i in range(small.count(split))))
+
+
+def test_a_home_that_nobody_has_is_no_reason_to_fail():
+    with pytest.raises(StorageError, match=r"^~nobody-has-it/images: no such file or folder"):
+        open_dataset("~nobody-has-it/images")

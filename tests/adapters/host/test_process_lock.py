@@ -61,6 +61,12 @@ def test_who_is_refused_is_told_where_and_since_when_the_other_runs(tmp_path, wh
             lock = process_lock(folder) if what == "node" else name_lock(folder, "infer")
 
 
+def test_a_folder_whose_name_is_no_text_is_locked_too(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    with process_lock(folder), name_lock(folder, "infer") as lock:
+        assert lock
+
+
 @pytest.mark.parametrize("what", ["node", "companion"])
 def test_a_holder_that_cannot_be_seen_from_here_is_told_by_its_folder(tmp_path, monkeypatch, what):
     monkeypatch.setattr(module, "_flock_holder" if what == "node" else "_listener", lambda _: 0)

@@ -117,6 +117,8 @@ def test_an_archive_of_roots_is_told_with_its_owner_and_the_command_that_gives_i
         (folder / "archive").chmod(0o750)
         with as_nobody(), pytest.raises(ArchiveUnavailable) as opened:
             ParquetStore(url).check()
+        with as_nobody(), pytest.raises(StorageError) as below:
+            ParquetStore(url).remove_leftovers("fashion", "pi-a")
         (folder / "archive").chmod(0o755)
         (folder / "archive" / MARKER).chmod(0o600)
         with as_nobody(), pytest.raises(ArchiveUnavailable) as read:
@@ -124,6 +126,7 @@ def test_an_archive_of_roots_is_told_with_its_owner_and_the_command_that_gives_i
     given = f"and this is nobody: `chown -R nobody: {folder}/archive` as root gives it to nobody"
     assert f"{folder}/archive belongs to root (drwxr-xr-x), {given}" in str(written.value)
     assert f"{folder}/archive belongs to root (drwxr-x---), {given}" in str(opened.value)
+    assert f"{folder}/archive belongs to root (drwxr-x---), and this is nobody: " in str(below.value)
     assert f"{MARKER} belongs to root (-rw-------), and this is nobody: `chown nobody: " in str(read.value)
 
 
