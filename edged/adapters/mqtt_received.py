@@ -11,18 +11,19 @@ from dataclasses import replace
 from edged.log import ThrottledLog, logger
 from edged.ports import Packet
 
-MAX_UNASKED_BYTES = 1 << 20
-"""Of packets of QoS 0, which a broker sends however many wait here: left unread, they would fill its memory instead."""
-
 _PACKET_BYTES = 512
 """Of a packet, beside its payload."""
 
 
 class Received:
-    """Of one client id; empty, and without a connection, at first. See `ports.MqttSession` for the numbers."""
+    """Of one client id; empty, and without a connection, at first. See `ports.MqttSession` for the numbers.
 
-    def __init__(self, client_id: str) -> None:
+    `max_unasked_bytes`: of packets of QoS 0. Left unread, they would fill the broker's memory instead.
+    """
+
+    def __init__(self, client_id: str, max_unasked_bytes: int) -> None:
         self._client_id = client_id
+        self._max_unasked_bytes = max_unasked_bytes
         self._packets: deque[Packet] = deque()
         self._some = asyncio.Event()
         self._lines = ThrottledLog()
@@ -52,7 +53,7 @@ class Received:
         """A packet of the present connection, which gets its numbers here. One without an id only if there is room."""
         if packet.packet_id:
             self._num_with_id += 1
-        elif self._unasked_bytes > MAX_UNASKED_BYTES:
+        elif self._unasked_bytes > self._max_unasked_bytes:
             self._num_dropped += 1
             self._lines.warning("mqtt.dropped", None, client=self._client_id, packets=self._num_dropped)
             return

@@ -13,6 +13,7 @@ from edged.errors import MqttRefused, MqttUnavailable
 from edged.ports import BrokerLimits, Health, Packet, PacketProperties, Verdict
 
 _LIMITS = BrokerLimits("5")
+_UNASKED_BYTES = 1 << 20
 _WITHOUT_PROPERTIES = PacketProperties()
 
 
@@ -170,7 +171,7 @@ class MemoryMqttSession:
         self._health = health
         self._part = part
         self._kept: _Kept | None = None
-        self._received = Received(client_id)
+        self._received = Received(client_id, _UNASKED_BYTES)
         self._is_connected = asyncio.Event()
 
     @property

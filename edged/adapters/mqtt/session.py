@@ -15,6 +15,7 @@ from edged.adapters.mqtt.outage import Outage
 from edged.adapters.mqtt.reasons import End
 from edged.adapters.mqtt_received import Received
 from edged.aio import Backoff
+from edged.domain.mqtt.limits import unasked_bytes
 from edged.errors import MqttRefused, MqttUnavailable
 from edged.log import logger
 from edged.ports import BrokerLimits, Health, Packet, PacketProperties, Verdict
@@ -49,7 +50,7 @@ class PahoSession:
         self._outage = outage
         self._health = health
         self._part = part
-        self._received = Received(options.client_id)
+        self._received = Received(options.client_id, unasked_bytes(options.window, options.packet_bytes))
         self._connection: Connection | None = None
         self._give_up: Callable[[], None] | None = None
         self._retry: asyncio.TimerHandle | None = None

@@ -21,6 +21,9 @@ WINDOW = 1024
 MAX_TEXTS = 10_000
 """Of one device: the last ids that are recognised."""
 
+TEXT_IDS_BYTES = 4 << 20
+"""Of so many of the longest."""
+
 MAX_SERIES = 256
 """Of one device, the last ones: each crash of its program begins a new one, and it sends again what has no receipt."""
 

@@ -15,6 +15,8 @@ LARGEST_ENVELOPE = 2048
 SESSION_EXPIRY_S = 7 * 86_400
 """How long the broker is asked to keep the session of a client that is away: a node may be off over a holiday."""
 
+_MIN_UNASKED_BYTES, _MAX_UNASKED_BYTES = 64 << 10, 1 << 20
+
 NUM_PROBES = 1_100
 """Small packets of a probe: more than the 1,000 that brokers keep by default of what waits for a client."""
 
@@ -51,6 +53,11 @@ class Probed(NamedTuple):
 
     num_small: int
     has_large: bool
+
+
+def unasked_bytes(window: int, packet_bytes: int) -> int:
+    """Of packets of QoS 0 that may wait in a session: a broker sends them however many do."""
+    return min(max(window * packet_bytes, _MIN_UNASKED_BYTES), _MAX_UNASKED_BYTES)
 
 
 def from_connack(limits: BrokerLimits, mqtt: Mqtt) -> Iterator[Shortfall]:

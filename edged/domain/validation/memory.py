@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
+from edged.domain.mqtt.identity import TEXT_IDS_BYTES
+from edged.domain.mqtt.limits import unasked_bytes
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
 from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Topology, Training
 from edged.domain.training.optim import num_slots
@@ -58,7 +60,7 @@ class Budget:
     """Bytes of an edge's daemon by purpose, and its limit.
 
     `exchange`: the gradients of a group's step. `cache`: its memory tier and disk store. `mqtt`: packets that are not
-    in Kafka yet.
+    in Kafka yet, and known ids.
     """
 
     base: int
@@ -116,10 +118,12 @@ def edge_budget(topology: Topology, edge: Edge, models: Sequence[ModelMemory | N
 
 
 def mqtt_memory(topology: Topology, edge: str) -> int:
-    """Bytes of packets that the edge's bridge holds while Kafka is slow: each device fills a window of its own."""
-    if topology.mqtt is None:
+    """Bytes that the edge's bridge holds: of each device a window of packets, some of QoS 0, and ids that are texts."""
+    mqtt, devices = topology.mqtt, topology.mqtt_devices_of(edge)
+    if mqtt is None:
         return 0
-    return len(topology.mqtt_devices_of(edge)) * topology.mqtt.window * topology.mqtt.packet_bytes
+    window = mqtt.window * mqtt.packet_bytes + unasked_bytes(mqtt.window, mqtt.packet_bytes)
+    return len(devices) * window + sum(device.id == "text" for device in devices) * TEXT_IDS_BYTES
 
 
 def exchange_memory(topology: Topology, job: Training, node: str, model: ModelMemory) -> int:

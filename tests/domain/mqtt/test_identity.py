@@ -1,6 +1,7 @@
 """Each id is new once; what never came is counted; and whatever is sent, memory stays bounded."""
 
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from edged.domain.mqtt.identity import (
     MAX_SERIES,
     MAX_TEXTS,
     NEW,
+    TEXT_IDS_BYTES,
     WINDOW,
     AnyIds,
     CounterIds,
@@ -90,6 +92,16 @@ def test_whatever_counts_takes_little_memory(ids):
         counter.see(f"another {series}:1")
     assert len(counter._series) == MAX_SERIES
     assert all(sys.getsizeof(each.bits) <= WINDOW // 7 for each in counter._series.values())
+
+
+def test_texts_take_no_more_memory_than_is_counted_for_them():
+    tracemalloc.start()
+    ids = TextIds()
+    for i in range(MAX_TEXTS + 100):
+        ids.see(str(i).rjust(256))
+    _now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert TEXT_IDS_BYTES / 2 < most < TEXT_IDS_BYTES
 
 
 def test_of_texts_the_last_ones_are_known():

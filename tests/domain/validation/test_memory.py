@@ -73,10 +73,19 @@ def test_packets_that_are_not_in_kafka_are_part_of_the_budget_of_the_edge_that_t
     with_broker = replace(topology, mqtt=Mqtt("b", packet_bytes=64 * 1024, window=8))
 
     parts = [budget.edge_budget(with_broker, edge, []).parts for edge in EDGES[:2]]
-    assert parts[0]["mqtt"] == 3 * 8 * 64 * 1024
+    assert parts[0]["mqtt"] == 3 * (8 * 64 * 1024 + 8 * 64 * 1024)  # of QoS 1, and of QoS 0
     assert "mqtt" not in parts[1]
     alone, together = (budget.edge_budget(each, EDGES[0], []).total for each in (topology, with_broker))
     assert together - alone == parts[0]["mqtt"]
+
+
+def test_ids_that_are_texts_are_part_of_the_budget():
+    devices = [Device("cam", "pi", "readings", transport="mqtt", id=each) for each in ("counter", "text")]
+    counter, text = (
+        budget.mqtt_memory(replace(site(), iot=(each,), mqtt=Mqtt("b", packet_bytes=1024, window=1)), "pi")
+        for each in devices
+    )
+    assert (counter, text - counter) == (1024 + 64 * 1024, 4 * MIB)
 
 
 def test_a_caches_index_grows_with_the_samples_that_it_holds():
