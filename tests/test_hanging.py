@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import looptime
 import numpy as np
 import pytest
 
@@ -31,41 +31,54 @@ from edged.services.cache.shared import SharedCache
 from edged.services.epochs.planner import LocalPlanner, PlannerSettings
 from edged.services.inference.served_model import ServedModel
 from tests.support.archive_samples import BORDER, pack
+from tests.support.hanging_disk import HangingDisk
 from tests.support.training_world import STREAM, World
 
 pytestmark = pytest.mark.looptime
 
 
-async def test_a_call_that_hangs_is_told_within_10_s_and_its_end_too(real_threads):
-    health, disk = RecordingHealth(), threading.Event()
+@pytest.fixture
+async def disk(exact_fake_time, monkeypatch):
+    disk = HangingDisk()
+
+    def run_in_executor(loop, _executor, function, *arguments):
+        return disk.run(loop, function, *arguments)
+
+    monkeypatch.setattr(looptime.LoopTimeEventLoop, "run_in_executor", run_in_executor)
+    yield disk
+    disk.work()  # a failed test's threads must end before its event loop
+
+
+async def test_a_call_that_hangs_is_told_within_10_s_and_its_end_too(disk):
+    health = RecordingHealth()
     waiting = asyncio.create_task(_call(health, disk))
     await health.until_degraded()
     assert TOLD_AFTER_S <= asyncio.get_running_loop().time() < 10
     assert health.reasons == {"disk": "a call has not returned for 8 s"}
-    disk.set()
+    disk.work()
     await waiting
     assert health.history == [("degraded", "disk"), ("recovered", "disk")]
 
 
-async def test_it_is_told_again_when_another_call_works_meanwhile(real_threads):
-    health, disk = RecordingHealth(), threading.Event()
+async def test_it_is_told_again_when_another_call_works_meanwhile(disk):
+    health = RecordingHealth()
     waiting = asyncio.create_task(_call(health, disk))
     await health.until_degraded()
     health.recovered("disk")
     await health.until_degraded()
     assert health.reasons == {"disk": "a call has not returned for 16 s"}
-    disk.set()
+    disk.work()
     await waiting
     assert not health.reasons
 
 
-async def test_one_that_is_cancelled_is_waited_for_and_told(real_threads):
-    health, disk = RecordingHealth(), threading.Event()
+async def test_one_that_is_cancelled_is_waited_for_and_told(disk):
+    health = RecordingHealth()
     waiting = asyncio.create_task(_call(health, disk))
     await asyncio.sleep(1)
     waiting.cancel()
     await health.until_degraded()
-    disk.set()
+    disk.work()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert not health.reasons
@@ -84,7 +97,7 @@ async def test_one_that_returns_or_fails_in_time_is_none_of_its_business():
 
 async def _call(health, disk):
     with degraded_while_hanging(health, "disk"):
-        await run_in_worker(disk.wait)
+        await run_in_worker(disk.hang)
 
 
 Hang = Callable[[object, str], None]
@@ -163,15 +176,15 @@ async def serving_a_model(health: RecordingHealth, hang: Hang) -> None:
     ],
 )
 async def test_whoever_waits_for_a_disk_says_that_it_hangs(
-    real_threads, log_lines, waiting: Callable[..., Coroutine[Any, Any, None]], part: str
+    disk, log_lines, waiting: Callable[..., Coroutine[Any, Any, None]], part: str
 ):
-    health, disk = RecordingHealth(), threading.Event()
+    health = RecordingHealth()
 
     def hang(owner: object, name: str) -> None:
         call = getattr(owner, name)
 
         def hanging(*args: Any, **options: Any) -> Any:
-            disk.wait()
+            disk.hang()
             return call(*args, **options)
 
         setattr(owner, name, hanging)
@@ -182,6 +195,6 @@ async def test_whoever_waits_for_a_disk_says_that_it_hangs(
             await health.until_degraded()
         assert health.reasons.keys() == {part}
     finally:
-        disk.set()
+        disk.work()
         await task
     assert health.reasons == {}
