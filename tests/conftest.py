@@ -17,7 +17,6 @@ from typing import Any
 import numpy.testing  # noqa: F401 - asks a process for the CPU's kind when it is imported
 import pytest
 import structlog
-from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from edged.domain.nn import model
@@ -25,7 +24,7 @@ from edged.domain.nn.backend import Backend
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import make_layers
 from edged.log.output import configure
-from tests.support import fake_time, kernels
+from tests.support import fake_time, kernels, properties
 from tests.support.brokers import Apache, Broker, Embedded, need
 from tests.support.kafka_cluster import KafkaCluster
 from tests.support.mosquitto import Mosquitto, need_mosquitto
@@ -34,8 +33,7 @@ from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_br
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of some hundred processes would compile all of edged again
 os.environ["EDGED_STRICT_LOG"] = "1"  # every logged line is held to the schema
-settings.register_profile("edged", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no time limits
-settings.load_profile("edged")
+properties.register_profiles()
 asyncio.set_event_loop(None)  # looptime asks for the thread's loop, and asyncio would make one that nobody closes
 
 Line = dict[str, Any]

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -39,6 +39,7 @@ from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 from edged.services.archive.fetch import WindowFetch
 from edged.services.batches.batcher import Batcher, Encoded
+from tests.support.properties import examples
 
 LONGEST_LABEL = "l" * 256
 FLOATS = Stream("site", (2,), "float32", ("low", "high", LONGEST_LABEL, "猫"))
@@ -144,7 +145,7 @@ def fetched(store: ParquetStore, border: Border, stream: Stream) -> tuple[Snapsh
 
 
 @pytest.mark.parametrize("stream", [FLOATS, IMAGES], ids=["floats", "images"])
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_what_the_archiver_accepts_is_stored_sent_cached_and_trained_on(stream, data, tmp_path_factory):
     of_pack = st.tuples(st.lists(good(stream) | samples, max_size=5), cursors)
@@ -200,7 +201,7 @@ def test_what_the_archiver_accepts_is_stored_sent_cached_and_trained_on(stream, 
 
 
 @pytest.mark.parametrize("stream", [FLOATS, IMAGES], ids=["floats", "images"])
-@settings(max_examples=150)
+@examples(150)
 @given(
     key=st.none() | st.sampled_from([b"low", "猫".encode(), LONGEST_LABEL.encode(), b"", b"\xff", b"x" * 257]),
     payload=payloads,

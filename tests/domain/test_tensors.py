@@ -6,12 +6,13 @@ import struct
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from edged.domain import tensors
 from edged.errors import FormatError
+from tests.support.properties import examples
 
 DTYPES = (
     "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64", "bool",
@@ -33,7 +34,7 @@ def entry(dtype="U8", shape=(2,), offsets=(0, 2)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(blobs_of, texts)
 def test_decoding_gives_back_what_was_encoded(given_tensors, metadata):
     decoded, text = tensors.decode(tensors.encode(given_tensors, metadata))
@@ -120,7 +121,7 @@ SAMPLE = tensors.encode(
 )
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_changes_values_only(at, flip):
     damaged = bytearray(SAMPLE)
@@ -134,7 +135,7 @@ def test_a_flipped_byte_is_refused_or_changes_values_only(at, flip):
     assert all(isinstance(text, str) for text in metadata.values())
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.integers(0, len(SAMPLE) - 1))
 def test_a_blob_cut_short_is_refused(length):
     with pytest.raises(FormatError):
@@ -157,7 +158,7 @@ entries = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(st.dictionaries(st.sampled_from(["x", "y", "__metadata__"]), entries | json_values), st.binary(max_size=8))
 def test_any_header_gives_tensors_within_the_blob_or_a_format_error(header, data):
     try:

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from edged import topology_file
 from edged.domain.topology import Topology
 from edged.errors import ConfigError
+from tests.support.properties import examples
 
 VALID = (Path(__file__).parents[2] / "config" / "02-greenhouse.yaml").read_text()
 TREE = yaml.safe_load(VALID)
 
 PLACE = re.compile(r".*topology\.yaml:\d+:\d+")
-lenient = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+lenient = examples(100, allowed=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.adapters.disk.buffer_folder import BufferFolder, SegmentFile
@@ -15,6 +15,7 @@ from edged.adapters.disk.sample_buffer import SampleBuffer
 from edged.domain.device.sample import Buffered, Draft
 from edged.domain.device.segments import MIN_BUFFER_BYTES, Bounds
 from edged.errors import AlreadyRunning, BufferFull, DiskFull, StateFolderRefused, StorageError
+from tests.support.properties import examples
 from tests.support.small_disk import fill, mount, mounted
 
 OWNER = {"site": "greenhouse", "device": "cam-01"}
@@ -150,7 +151,7 @@ def test_a_receipt_moves_the_cursor_on_the_disk_once_a_second_and_at_the_end(tmp
     assert payloads(read_all(opened(tmp_path))) == payloads(found[3:])
 
 
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(st.data())
 def test_whatever_happens_all_that_was_promised_comes_out_once_a_run_in_order_and_within_bounds(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("buffer")

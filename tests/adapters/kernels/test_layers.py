@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edged.adapters.kernels.backend import CompiledBackend, compiled
@@ -10,6 +10,7 @@ from edged.adapters.kernels.kernel_layer import Chain
 from edged.domain.nn.params import Params, initial_params
 from edged.domain.nn.spec import Conv2d, DepthwiseConv2d
 from tests.support.kernel_geometries import BEFORE, MICRO_BATCH, layers_of, models, output_of
+from tests.support.properties import examples
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def run(layers, params: Params, x, dy):
 @example(((4, 4, 1), (DepthwiseConv2d((1, 1), (2, 3), "same"),)), 1)
 # A value beside relu6's corner, whose rounding decides the gradient of all 17 channels at its place.
 @example(((2, 5, 17), (Conv2d(32, (1, 1), (1, 1), "same", "relu6"),)), 34524)
-@settings(max_examples=300)
+@examples(300)
 def test_outputs_and_gradients_are_the_references(backend, model, seed):
     # What is wrong is so with any numbers; a corner is met with few of them.
     wrong = differences(backend, model, seed) and differences(backend, model, seed + 1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -10,6 +10,7 @@ from edged.domain.nn.optimizer_steps import NUMPY_STEPS
 from edged.domain.topology import Adam, Lars, Sgd
 from edged.domain.training import optim
 from tests.support.kernels import required_kernels
+from tests.support.properties import examples
 
 optimizers = st.one_of(
     st.builds(Sgd, momentum=st.sampled_from([0.0, 0.5, 0.9]), nesterov=st.booleans()),
@@ -25,7 +26,7 @@ shapes = st.one_of(st.tuples(st.integers(1, 40)), st.tuples(st.integers(1, 5), s
 
 
 @given(optimizers, st.data(), st.sampled_from([0.0, 1e-3]), st.sampled_from([0.1, 1.0]), st.integers(0, 1000))
-@settings(max_examples=100)
+@examples(100)
 def test_steps_have_the_bits_of_the_reference(optimizer, data, weight_decay, learning_rate, step):
     shape = data.draw(shapes)
     drawn = arrays(np.float32, shape, elements=numbers)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from edged.adapters.parquet import file as parquet_file
@@ -14,8 +14,9 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.errors import ArchiveUnavailable, BlockAbsent, StorageError
 from tests.support.archive_samples import any_packs, file_name, new_archive, pack, read_packs
 from tests.support.bad_tenants import damage_newest_file, request_for_absent_blocks
+from tests.support.properties import examples
 
-ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONCE = examples(30, allowed=[HealthCheck.function_scoped_fixture])
 
 
 @ONCE

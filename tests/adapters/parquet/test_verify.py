@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from edged.adapters.parquet.store import ParquetStore
@@ -12,8 +12,9 @@ from edged.domain.place import Place
 from edged.domain.samples.pack import Pack
 from edged.errors import StorageError
 from tests.support.archive_samples import file_name, new_archive, pack, read_packs
+from tests.support.properties import examples
 
-ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONCE = examples(30, allowed=[HealthCheck.function_scoped_fixture])
 
 
 @ONCE

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import tensors
@@ -10,6 +10,7 @@ from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.errors import FormatError
+from tests.support.properties import examples
 
 
 def int64(*values):
@@ -57,7 +58,7 @@ def test_a_snapshot_request_comes_back_with_its_ends(ends):
     assert protocol.decode_request(protocol.encode_request(request)) == request
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(requests_of_rows)
 def test_a_samples_request_comes_back_block_by_block(request):
     decoded = protocol.decode_request(protocol.encode_request(request))
@@ -223,7 +224,7 @@ BLOBS = {
 
 
 @pytest.mark.parametrize("kind", BLOBS)
-@settings(max_examples=500)
+@examples(500)
 @given(st.data())
 def test_a_flipped_byte_is_refused_or_gives_a_message_of_the_same_kind(kind, data):
     decode, blob = BLOBS[kind]

@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.archive.protocol import SamplesRequest, encode_request
@@ -20,6 +20,7 @@ from edged.domain.epochs.split import train_split
 from edged.domain.epochs.window import MAX_WINDOW_BLOCKS, MAX_WINDOW_SAMPLES, SAMPLE_OVERHEAD
 from edged.domain.topology import SamplingMode
 from tests.domain.epochs.test_split import snapshot_of, training_ids
+from tests.support.properties import examples
 
 MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)
 FRACTION = 0.2  # as training_ids has it
@@ -84,7 +85,7 @@ def some_cached(snapshot: Snapshot, max_cached: int, seed: int, q: float = 0.7) 
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=25)
+@examples(25)
 @given(snapshot=snapshots, max_cached=st.integers(0, 200), seed=st.integers(0, 9), q=st.sampled_from([0.3, 0.7, 0.9]))
 def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode, snapshot, max_cached, seed, q):
     start = some_cached(snapshot, max_cached, seed, q)
@@ -112,7 +113,7 @@ def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode,
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=15)
+@examples(15)
 @given(snapshot=snapshots, data=st.data())
 def test_a_plan_resumes_at_any_draw_with_the_same_windows(mode, snapshot, data):
     start = some_cached(snapshot, 40, 3)
@@ -145,7 +146,7 @@ def test_another_seed_epoch_or_cache_has_another_order_and_digest(mode):
 
 
 @pytest.mark.parametrize("mode", ["uniform", "no_evict", "lru"])
-@settings(max_examples=25)
+@examples(25)
 @given(snapshot=snapshots, max_cached=st.integers(0, 200))
 def test_uniform_modes_draw_every_sample_exactly_once_an_epoch(mode, snapshot, max_cached):
     plan = draw(mode, snapshot, settings_of(cached_samples=max_cached), start=some_cached(snapshot, max_cached, 1))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.archive.quarantine import Mask, laid_over
@@ -16,6 +16,7 @@ from edged.domain.epochs.scores import ScoreTable
 from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group
 from edged.domain.topology import SamplingMode
+from tests.support.properties import examples
 
 MODES: tuple[SamplingMode, ...] = ("uniform", "stratified", "lru", "importance", "shade", "icache")
 SETTINGS = PlanSettings(seed=7, test_fraction=0.2, window_bytes=20_000, capacity_bytes=9_000)
@@ -46,7 +47,7 @@ def drawn(plan) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=25)
+@examples(25)
 @given(rows=some_rows)
 def test_no_plan_draws_or_keeps_what_is_in_quarantine(mode, rows):
     before, after = snapshot(), laid_over(snapshot(), masks(rows))
@@ -64,7 +65,7 @@ def test_no_plan_draws_or_keeps_what_is_in_quarantine(mode, rows):
     assert out.isdisjoint(plan.after.cached.tolist())
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(rows=some_rows)
 def test_the_others_stay_on_their_side_of_the_split_with_their_ids(rows):
     before, after = snapshot(), laid_over(snapshot(), masks(rows))

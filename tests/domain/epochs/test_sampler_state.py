@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import tensors
@@ -18,6 +18,7 @@ from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
 from tests.domain.epochs.test_plan import even, scores_of, some_cached
+from tests.support.properties import examples
 
 SCORE_BYTES = 1 << 20
 SNAPSHOT = even(3)
@@ -82,7 +83,7 @@ def test_any_truncation_is_refused(length):
         decode(BLOB[:length])
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_gives_a_consistent_state(at, flip):
     blob = bytearray(BLOB)

@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -14,6 +14,7 @@ from edged.domain.group.compression import BLOCK, Residual, Vector, compress, de
 from edged.domain.group.records import MAX_CHUNK_BYTES
 from edged.domain.topology import Compression
 from edged.errors import FormatError
+from tests.support.properties import examples
 
 KINDS: tuple[Compression, ...] = get_args(Compression)
 
@@ -109,7 +110,7 @@ def test_no_blob_is_larger_than_max_bytes(kind, n, share):
     assert len(compress(gradient(n), kind, top_k=share)) <= max_bytes(n)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.sampled_from(KINDS),
     st.lists(st.tuples(st.integers(1, 500), st.booleans()), min_size=1, max_size=30),
@@ -203,7 +204,7 @@ def test_a_hostile_blob_is_refused(hostile):
         decompress(tensors.encode(hostile), 10)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.sampled_from(KINDS), st.integers(0, 400), st.integers(0, 255), st.integers(0, 400))
 def test_a_damaged_blob_is_refused_or_gives_finite_numbers(kind, at, byte, cut):
     blob = bytearray(compress(gradient(300), kind, top_k=0.1))

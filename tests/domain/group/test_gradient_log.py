@@ -43,6 +43,7 @@ from tests.support.histories import (
     started,
     vector,
 )
+from tests.support.properties import examples
 
 ASH, BIRCH, CEDAR = EDGES
 
@@ -505,7 +506,7 @@ def test_a_gap_in_the_log_is_an_error(offset):
 # Over arbitrary histories.
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_each_step_closes_once_and_each_gradient_counts_or_is_late_at_most_once(blobs):
     actions = [action for _, made in run_blobs(blobs) for action in made]
@@ -517,7 +518,7 @@ def test_each_step_closes_once_and_each_gradient_counts_or_is_late_at_most_once(
     assert len(of_edges) == len(set(of_edges))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_an_epoch_is_abandoned_exactly_after_two_steps_without_a_sign_of_its_members(blobs):
     state, num_empty, since = State(), 0, dict.fromkeys(EDGES, 0)
@@ -544,7 +545,7 @@ def test_an_epoch_is_abandoned_exactly_after_two_steps_without_a_sign_of_its_mem
         state = after
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_the_group_rolls_back_at_each_third_diverged_step_since_the_last_mean(blobs):
     state, diverged_steps, rollbacks = State(), 0, 0
@@ -570,7 +571,7 @@ def test_the_group_rolls_back_at_each_third_diverged_step_since_the_last_mean(bl
         state = after
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_an_epoch_begins_with_the_weights_that_most_edges_reported(blobs):
     state, weights_by_edge = State(), {}
@@ -597,7 +598,7 @@ def test_an_epoch_begins_with_the_weights_that_most_edges_reported(blobs):
         state = after
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_a_step_is_the_weighted_mean_of_the_gradients_complete_before_its_close(blobs):
     reference = Reference()
@@ -668,7 +669,7 @@ def same_mean(mean, gradients):
     return np.allclose(mean, exact, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_a_rejected_record_changes_nothing_for_later_ones(blobs):
     state, rejected, expected = State(), [], []

@@ -1,11 +1,12 @@
 """Each change of the absent members is reported once, when it happens."""
 
-from hypothesis import given, settings
+from hypothesis import given
 
 from edged.domain.group.membership import LEFT, RESTARTED, SILENT, Change, absent, changes
 from edged.domain.group.records import Close, Leave
 from edged.domain.group.state import State
 from tests.support.histories import EDGES, begin, gradient, histories, join, run, run_blobs, started
+from tests.support.properties import examples
 
 ASH, BIRCH, CEDAR = EDGES
 
@@ -49,7 +50,7 @@ def test_the_first_epoch_is_not_a_change():
     assert changes_of([join(ASH), join(BIRCH), begin(ASH, BIRCH)], State())[0] == []
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_the_changes_add_up_to_the_absent_members(blobs):
     state = State()

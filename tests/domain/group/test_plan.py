@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.archive.snapshot import Ids, Snapshot
@@ -18,6 +18,7 @@ from edged.domain.group.sharding import TURNS, Turns, next_shares, owners
 from tests.domain.epochs.test_plan import COST, FRACTION, empty, even, ids_of, settings_of, some_cached, windows_of
 from tests.domain.epochs.test_plan import snapshots as snapshots_of_any
 from tests.domain.epochs.test_split import training_ids
+from tests.support.properties import examples
 
 NAMES = [f"pi-{i}" for i in range(7)]
 SIZES = (1, 2, 4, 7)
@@ -57,7 +58,7 @@ def parts_of(plan: GroupPlan) -> list[Ids]:
     return [ids[a:b] for a, b in pairwise(plan.first_sample(step) for step in range(plan.num_steps + 1))]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(snapshots_of_any, shares_of, st.integers(1, 50), st.integers(1, 200), st.integers(100, 8000))
 def test_the_members_parts_of_a_batch_add_up_to_the_global_batch(snapshot, shares, batch, window, window_bytes):
     limits = settings_of(cached_samples=0, window_samples=window)
@@ -79,7 +80,7 @@ def test_the_members_parts_of_a_batch_add_up_to_the_global_batch(snapshot, share
             assert sum(map(len, part)) == len(ids_of(windows_of(plan))) == plan.first_sample(plan.num_steps)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(snapshots_of_any, st.integers(1, 50), st.integers(1, 200))
 def test_a_single_member_has_exactly_the_global_order(snapshot, batch, window):
     limits = settings_of(cached_samples=0, window_samples=window)
@@ -102,7 +103,7 @@ def test_the_global_order_does_not_depend_on_a_members_settings():
     assert ids_of(windows_of(draw(snapshot, equal(1), epoch=8))).tolist() != whole.tolist()
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(shares_of, st.integers(1, 300))
 def test_after_each_batch_a_member_has_had_its_share_of_all_samples_within_one(shares, batch):
     snapshot, parts = even(40), Turns(shares).parts
@@ -125,7 +126,7 @@ def test_most_samples_go_to_their_owners():
     assert own / snapshot.num_samples > 0.85
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(snapshots_of_any, shares_of, st.integers(0, 200), st.integers(0, 200), st.integers(1, 60))
 def test_hits_are_cached_and_the_cache_keeps_within_its_budget_what_it_owns(snapshot, shares, held, capacity, window):
     limits = settings_of(cached_samples=capacity, window_samples=window)
@@ -206,7 +207,7 @@ def test_with_more_members_than_samples_in_a_batch_some_parts_are_empty():
     assert {sum(len(each[step]) for each in parts) for step in range(len(parts[0]) - 1)} == {3}
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(snapshots_of_any, shares_of, st.integers(1, 40), st.data())
 def test_a_resume_at_any_step_continues_with_the_same_samples_even_with_another_cache(snapshot, shares, batch, data):
     whole = parts_of(draw(snapshot, shares, batch=batch))

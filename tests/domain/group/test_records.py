@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import tensors
@@ -25,6 +25,7 @@ from edged.domain.group.records import (
 )
 from edged.domain.group.state import Member, State
 from edged.errors import FormatError
+from tests.support.properties import examples
 
 DIGEST = "0123456789abcdef" * 4
 RECORDS: list[records.Record] = [
@@ -173,7 +174,7 @@ def test_a_record_larger_than_the_log_accepts_is_not_encoded():
         encode(Update(0, 0, 1, (Contribution("a", 1, 0.0, 0),), 0, '"' * 256 * 1024, b"x" * MAX_CHUNK_BYTES))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.sampled_from(RECORDS), st.integers(0, 600), st.binary(max_size=4), st.integers(0, 3))
 def test_a_garbled_blob_is_a_record_or_a_format_error(record, at, put, cut):
     blob = encode(record)

@@ -4,11 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.group.sharding import MIN_SHARE, TURNS, Turns, assigned, next_shares, owners
 from tests.domain.epochs.test_plan import even
+from tests.support.properties import examples
 
 GIB = 1 << 30
 NAMES = [f"pi-{i}" for i in range(64)]
@@ -73,7 +74,7 @@ def test_after_any_number_of_draws_each_member_has_had_its_share_rounded_up_or_d
             assert abs(count - draw * part / TURNS) < 1
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(shares_of)
 def test_between_any_two_draws_shares_are_kept_and_turns_counted(shares):
     turns = Turns(shares)

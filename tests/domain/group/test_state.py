@@ -1,7 +1,7 @@
 """The state of a group: its weights by majority, its immutability and its size."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from edged.domain.group.state import Begun, Rejected
 from tests.support.histories import (
@@ -19,6 +19,7 @@ from tests.support.histories import (
     run_blobs,
     started,
 )
+from tests.support.properties import examples
 
 ASH, BIRCH, CEDAR = EDGES
 
@@ -80,7 +81,7 @@ class TestTheGroupsWeights:
         assert run([gradient(ASH, 0, 1)], state)[0].weights_by_edge == {}
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_the_state_holds_at_most_a_gradient_or_an_incomplete_payload_per_member(blobs):
     for state, _ in run_blobs(blobs):
@@ -91,7 +92,7 @@ def test_the_state_holds_at_most_a_gradient_or_an_incomplete_payload_per_member(
         assert set(state.members) | set(state.tested) <= set(EDGES)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_the_fold_never_changes_a_state_it_has_returned(blobs):
     kept = [(state, repr(state), comparable_gradients(state)) for state, _ in run_blobs(blobs)]

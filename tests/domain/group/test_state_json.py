@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.group.records import Leave
@@ -23,6 +23,7 @@ from tests.support.histories import (
     started,
     vector,
 )
+from tests.support.properties import examples
 
 ASH, BIRCH, CEDAR = EDGES
 
@@ -75,7 +76,7 @@ class TestTheStateAsJson:
                 from_json(text)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories(), st.sets(st.integers(0, 60)))
 def test_resuming_between_steps_gives_the_same_states_and_actions_as_reading_on(blobs, restarts):
     whole = list(run_blobs(blobs))

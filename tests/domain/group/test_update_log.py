@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.group.gradient_log import fold_blob
@@ -29,6 +29,7 @@ from tests.support.histories import (
     run,
     run_blobs,
 )
+from tests.support.properties import examples
 
 ASH, BIRCH, _ = EDGES
 
@@ -74,7 +75,7 @@ def served(num_steps=2):
     return log, state
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories())
 def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients(blobs):
     log, expected, after_steps = [], [], []
@@ -98,7 +99,7 @@ def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients
             assert replace(member, next_offset=server.next_offset) == server
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories(), st.lists(st.integers(0, 200), max_size=4))
 def test_a_server_that_restarts_between_its_records_adds_nothing_new(blobs, crashes):
     log, at_crash = [], sorted(crashes)

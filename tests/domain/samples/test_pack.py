@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import tensors
@@ -12,6 +12,7 @@ from edged.domain.samples.pack import MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 from tests.support.archive_samples import any_places
+from tests.support.properties import examples
 
 samples = st.builds(
     Sample,
@@ -53,13 +54,13 @@ def altered(**changes):
     return tensors.encode(arrays, metadata)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(some_packs)
 def test_decoding_gives_back_the_pack(pack):
     assert packs.decode(packs.encode(pack)) == pack
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(some_packs)
 def test_equal_packs_have_equal_digests_wherever_their_cursors_came_from(pack):
     again = Pack(pack.stream, pack.samples, dict(reversed(pack.cursors.items())))
@@ -123,7 +124,7 @@ def test_ends_whose_differences_overflow_are_refused():
 BLOB = packs.encode(TWO)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_gives_another_pack_no_larger_than_the_blob(at, flip):
     damaged = bytearray(BLOB)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.adapters.memory.archive import MemoryArchive
@@ -29,6 +29,7 @@ from edged.ports import MAX_KEPT_RECORDS, Committed, Message, TopicPartition
 from edged.services.archive import quarantine as archive_quarantine
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
 from tests.support.archive_samples import BORDER, STREAM, pack, sample
+from tests.support.properties import examples
 
 GROUP = "site.archiver.vault"
 PI_A = Source("fashion", "pi-a", "site.archive.fashion.pi-a")
@@ -661,7 +662,7 @@ class Crashing(MemoryArchive):
             raise Stop
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     ranges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 8)), min_size=1, max_size=12),
     crashes=st.dictionaries(st.integers(1, 8), st.sampled_from(["before", "after"])),

@@ -5,7 +5,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.adapters.memory.archive import MemoryArchive
@@ -23,6 +23,7 @@ from edged.services.archive.epoch_server import EpochServer
 from edged.services.archive.reply import BLOCKS_PER_TURN
 from tests.support.archive_samples import BORDER, pack
 from tests.support.bad_tenants import request_for_absent_blocks
+from tests.support.properties import examples
 
 GROUP = "site.epoch_server.vault"
 LARGE = b"\xff\xd8\xff".ljust(50_000)
@@ -92,7 +93,7 @@ async def test_a_snapshot_is_answered_with_the_blocks(bench):
     assert (first.request, first.last, first.snapshot.rows.tolist()) == ("r-2", True, [4])
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     st.lists(st.integers(0, 7), min_size=1, max_size=6),
     st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 9), min_size=1, max_size=8)), max_size=10),

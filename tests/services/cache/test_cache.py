@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.adapters.memory.disk_tier import MemoryDiskTier
@@ -20,6 +20,7 @@ from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import DiskFull
 from edged.services.cache.cache import Cache
 from edged.services.cache.disk_gate import RETRY_S, SPILL_BYTES
+from tests.support.properties import examples
 
 KIB, MIB = 1 << 10, 1 << 20
 pytestmark = pytest.mark.looptime
@@ -317,7 +318,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(operations, st.integers(0, 40_000), st.integers(0, 60_000))
 async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_bytes, disk_bytes):
     """The model: what was admitted and has not been a victim since is held, unaltered; all else is not."""
