@@ -38,7 +38,7 @@ pytestmark = pytest.mark.looptime
 
 
 @pytest.fixture
-async def disk(exact_fake_time, monkeypatch):
+async def disk(real_threads, monkeypatch):
     disk = HangingDisk()
 
     def run_in_executor(loop, _executor, function, *arguments):

@@ -112,9 +112,9 @@ async def test_take_waits_for_the_next_pack(log, live):
 
 
 @pytest.mark.looptime
-async def test_take_times_out(log, live, looptime):
+async def test_take_times_out(log, live):
     assert await live.take(0, timeout_s=5) is None
-    assert looptime == 5
+    assert asyncio.get_running_loop().time() == pytest.approx(5)
 
 
 @pytest.mark.looptime

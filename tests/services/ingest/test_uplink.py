@@ -63,7 +63,7 @@ async def test_samples_reach_the_archive_topic_as_they_were_sent():
 
 
 @pytest.mark.looptime
-async def test_a_lone_sample_waits_no_longer_than_the_linger(looptime):
+async def test_a_lone_sample_waits_no_longer_than_the_linger():
     log = MemoryLog()
     task = asyncio.create_task(intake(log).uplink.run())
     await asyncio.sleep(10)
