@@ -77,9 +77,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: tests with processes wait for much of their time. The fast ones do not."""
+    """Three more than there are cores: tests with processes wait for half of their time. The fast ones do not."""
     cores = os.cpu_count() or 1
-    return cores if config.option.markexpr == "fast" else cores + 1
+    return cores if config.option.markexpr == "fast" else cores + 3
 
 
 @pytest.hookimpl(wrapper=True)
