@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from edged.device.kafka import MAX_IN_FLIGHT
 from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message
 from tests.services.inference.test_companion import HIGH, LOW, PREDICTIONS, companion, running
+from tests.support.fake_edge import predicted
 from tests.support.greenhouse import SHAPE, topology
 
 CAM = "greenhouse.iot.cam"
@@ -118,6 +120,22 @@ async def test_a_device_receives_the_predictions_of_its_own_samples():
         (received,) = await take(other.predictions(), 1)
         assert (received.device, received.label) == ("cam-2", "high")
         assert [(each.offset, each.label) for each in await take(cam.predictions(), 2)] == [(0, "high"), (1, "low")]
+
+
+@pytest.mark.looptime
+async def test_a_device_receives_the_predictions_of_all_jobs_of_its_stream_and_of_no_other():
+    one = topology()
+    (job,) = one.jobs
+    jobs = tuple(
+        replace(job, name=name, stream=stream) for name, stream in (("a", "climate"), ("b", "tiles"), ("c", "tiles"))
+    )
+    log = MemoryLog()
+    async with Device(replace(one, jobs=jobs), "cam", log=log) as cam:
+        sample_id = await cam.publish(HIGH)
+        for name in "abc":
+            value = predicted("cam", sample_id, f"by {name}")
+            await log.append([Message(f"greenhouse.predictions.pi.{name}", value, key=b"cam")])
+        assert {each.label for each in await take(cam.predictions(), 2)} == {"by b", "by c"}
 
 
 @pytest.mark.looptime

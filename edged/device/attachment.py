@@ -19,14 +19,14 @@ _A_NAME = "1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """`predictions`: the Kafka topic in which its edge's predictions are. `mqtt`: of a device that speaks it."""
+    """`predictions`: the Kafka topics of its edge's predictions for its stream. `mqtt`: of a device that speaks it."""
 
     site: str
     device: Device
     stream: Stream
     kafka: Kafka | None
     mqtt: Mqtt | None
-    predictions: str
+    predictions: tuple[str, ...]
 
     @property
     def topic(self) -> str:
@@ -35,8 +35,9 @@ class Attachment:
 
     @property
     def rights(self) -> Rights:
-        """Its rights to topics; as `domain.topology.topics.rights_of`."""
-        rights: dict[str, list[Operation]] = {self.topic: ["Write", "Read"], self.predictions: ["Read"]}
+        """The rights to topics that it uses, of those in `domain.topology.topics.rights_of`."""
+        rights: dict[str, list[Operation]] = {self.topic: ["Write", "Read"]}
+        rights |= {topic: ["Read"] for topic in self.predictions}
         return Rights(self.device.name, rights)
 
     @property
@@ -51,13 +52,15 @@ def of_topology(topology: "Topology | str | PathLike[str]", name: str) -> Attach
 
     topology = _load(Path(topology), name) if isinstance(topology, str | PathLike) else topology
     device = topology.device(name)
+    jobs = [job.name for job in topology.jobs if job.stream == device.stream]
     return Attachment(
         topology.site,
         device,
         topology.stream(device.stream),
         topology.kafka,
         topology.mqtt if device.transport == "mqtt" else None,
-        prediction_topics(topology, device.edge)[0],
+        tuple(topology.predictions_topic(device.edge, job) for job in jobs)
+        or (prediction_topics(topology, device.edge)[0],),
     )
 
 
@@ -68,7 +71,7 @@ def of_words(site: str, device: Device, stream: Stream, broker: Kafka | Mqtt) ->
     if wrong:
         raise ConfigError(tuple(Problem(key, f"{named[key]!r} is no name", _A_NAME) for key in wrong))
     kafka, mqtt = (None, broker) if isinstance(broker, Mqtt) else (broker, None)
-    return Attachment(site, device, stream, kafka, mqtt, predictions_topic(site, device.edge))
+    return Attachment(site, device, stream, kafka, mqtt, (predictions_topic(site, device.edge),))
 
 
 def _load(file: Path, device: str) -> "Topology":

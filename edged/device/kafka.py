@@ -52,9 +52,9 @@ class KafkaLink:
             else:
                 self._log = self._given_log
             if self._receives:
-                partition = TopicPartition(self._at.predictions)
-                end = (await self._log.watermarks([partition]))[partition].high
-                self._reader = await stack.enter_async_context(self._log.reader({partition: end}))
+                marks = await self._log.watermarks([TopicPartition(topic) for topic in self._at.predictions])
+                ends = {partition: each.high for partition, each in marks.items()}
+                self._reader = await stack.enter_async_context(self._log.reader(ends))
             self._stack = stack.pop_all()
         return self
 
