@@ -606,6 +606,12 @@ EVENTS: Mapping[str, Event] = {
         "The MQTT broker does not take a device's sample, or no edge takes it from the broker; it is tried again. "
         "`suppressed` more such lines.", sample_id=str, reason=str, suppressed=int,
     ),
+    "sensor.unanswered": event(
+        "The MQTT broker takes a device's samples, and its edge has sent no receipt for so long: it does not run, or "
+        "does not reach Kafka, or has a file without this device. Samples: without a receipt, of those on their way. "
+        "The first is sent again. `suppressed` more such lines.",
+        edge=str, samples=int, silence_s=float, suppressed=int,
+    ),
     # buffer: a device's samples on its own disk
     "buffer.opened": event(
         "The samples that an earlier run has left without a receipt. Foreign: other files in the folder, left alone.",

@@ -378,6 +378,23 @@ async def test_over_mqtt_after_silence_one_sample_alone_is_sent_again(mqtt, tmp_
             await cam.flush()
 
 
+async def test_over_mqtt_an_edge_that_does_not_answer_is_the_trouble_until_it_does(tmp_path, log_lines):
+    """The broker takes all, so nothing else says why nothing arrives."""
+    bed = MqttBed()
+    async with bed.edge():
+        pass  # its session stays
+    async with bed.device(buffer=tmp_path) as cam:
+        await cam.publish(payload(0))
+        await asyncio.sleep(5.0)
+        assert cam.trouble == ""
+        await asyncio.sleep(10.0)
+        assert "no receipt has come for 10 s: does edge pi run" in cam.trouble
+        async with bed.edge():
+            await cam.flush()
+        assert cam.trouble == ""
+    assert [(line["edge"], line["samples"]) for line in log_lines("sensor.unanswered")] == [("pi", 1)]
+
+
 async def test_over_mqtt_a_sample_that_no_edge_takes_is_tried_again_and_told(mqtt, tmp_path, log_lines):
     async with mqtt.device(buffer=tmp_path) as cam:
         sample_id = await cam.publish(payload(1))

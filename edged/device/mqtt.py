@@ -57,6 +57,7 @@ class MqttLink:
         self._has_failed = False
         self._connection = 0
         self._unsendable = ""
+        self._unanswered = ""
         self._lines = ThrottledLog()
 
     async def __aenter__(self) -> Self:
@@ -74,7 +75,7 @@ class MqttLink:
 
     @property
     def trouble(self) -> str:
-        return self._health.reason("mqtt") or self._health.reason(self._part) or self._unsendable
+        return self._health.reason("mqtt") or self._health.reason(self._part) or self._unsendable or self._unanswered
 
     async def connected(self) -> None:
         await self._session.connected()
@@ -146,10 +147,19 @@ class MqttLink:
             await asyncio.sleep(silence_s)
             self._notice_connection()
             if self._window.num_settled == settled and self._session.limits is not None and self._window.probe():
+                self._tell_silence(silence_s)
                 silence_s = min(2 * silence_s, _MAX_SILENCE_S)
                 self._changed.set()
             elif self._window.num_settled != settled:
                 silence_s = _SILENCE_S
+
+    def _tell_silence(self, silence_s: float) -> None:
+        edge, samples = self._at.device.edge, len(self._window)
+        self._unanswered = (
+            f"the broker takes samples, and no receipt has come for {silence_s:.0f} s: does edge {edge} run,"
+            " reach Kafka, and have this device in its file?"
+        )
+        self._lines.warning("sensor.unanswered", None, edge=edge, samples=samples, silence_s=silence_s)
 
     async def _take_in(self, outbox: Outbox, inbox: Inbox) -> None:
         while True:
@@ -182,6 +192,7 @@ class MqttLink:
         buffered = self._window.settle(sample_id)
         if buffered is None:
             return
+        self._unanswered = ""
         outbox.settled(buffered, refusal)
         self._pass_on(outbox)
 
