@@ -64,16 +64,16 @@ async def test_a_pass_publishes_every_sample_once_in_order_with_its_label():
     assert sink.batches[3] == [(b"3", "odd")]
 
 
-async def test_sample_i_is_published_at_i_over_rate(real_threads):
+async def test_sample_i_is_published_at_i_over_rate():
     sink = Sink()
     await replay(sink, rate=4)
-    assert sink.times == pytest.approx([i / 4 for i in range(10)], abs=1e-3)
+    assert sink.times == pytest.approx([i / 4 for i in range(10)], abs=2e-3)
 
 
-async def test_slow_publishing_does_not_make_the_schedule_drift(real_threads):
+async def test_slow_publishing_does_not_make_the_schedule_drift():
     sink = Sink(takes_s=0.1)
     await replay(sink, count=50, rate=4)
-    assert sink.times == pytest.approx([0.1 + i / 4 for i in range(50)], abs=1e-3)
+    assert sink.times == pytest.approx([0.1 + i / 4 for i in range(50)], abs=2e-3)
 
 
 async def test_samples_delayed_by_an_outage_are_published_at_once_after_it():
