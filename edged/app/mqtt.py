@@ -18,6 +18,9 @@ from edged.services.mqtt.bridge_report import BridgeReport
 from edged.services.mqtt.limits import LimitsCheck
 from edged.settings import Timing, TopologyInUse
 
+END_S = 3.0
+"""At a stop, for what is being written to Kafka: acknowledged, it does not come again."""
+
 if TYPE_CHECKING:
     from edged.adapters.mqtt import PahoBroker
 
@@ -33,10 +36,15 @@ class MqttDevices:
         self._timing = timing
         self._report = BridgeReport()
         self._bridges: dict[str, DeviceBridge] = {}
+        self._serving: dict[str, asyncio.Task[None]] = {}
         self._way_back = WayBack(log, edge, health, timing)
 
     async def run(self) -> None:
-        """Serve the devices, and those that a reload adds, until cancelled."""
+        """Serve the devices, and those that a reload adds, until cancelled.
+
+        Cancelled: what is being written is acknowledged, then the places of predictions are committed. What Kafka does
+        not take by then comes again.
+        """
         topology = await self._with_devices()
         assert topology.mqtt is not None
         async with _entered(topology.mqtt, self._health) as broker, asyncio.TaskGroup() as group:
@@ -44,13 +52,17 @@ class MqttDevices:
             limits = LimitsCheck(broker, topology.mqtt, topology.site, self._edge, self._health)
             group.create_task(limits.run(), name="mqtt limits")
             letters = DeadLetters(self._log, topology.dead_letters_topic(self._edge), len(topology.iot))
-            while True:
-                self._way_back.start(topology, group)
-                for device in topology.mqtt_devices_of(self._edge):
-                    if device.name not in self._bridges:
-                        serving = self._serve(topology, device, broker, letters)
-                        group.create_task(serving, name=f"mqtt {device.name}")
-                topology = await self._in_use.other_than(topology)
+            try:
+                while True:
+                    self._way_back.start(topology, group)
+                    for device in topology.mqtt_devices_of(self._edge):
+                        if device.name not in self._serving:
+                            serving = self._serve(topology, device, broker, letters)
+                            self._serving[device.name] = group.create_task(serving, name=f"mqtt {device.name}")
+                    topology = await self._in_use.other_than(topology)
+            except asyncio.CancelledError:
+                await self._end()
+                raise
 
     def progress(self) -> Progress:
         """Steps are packets taken and predictions read, of all devices."""
@@ -69,7 +81,7 @@ class MqttDevices:
         return topology
 
     async def _serve(self, topology: Topology, device: Device, broker: MqttBroker, letters: DeadLetters) -> None:
-        client_id = topics.bridge_client_id(topology.site, self._edge, device.name)
+        client_id = topics.bridge_client_id(topology.site, device.name)
         filters = topics.of_device(topology.site, device.name)
         async with (
             broker.session(client_id, filters, part=f"device/{device.name}") as session,
@@ -80,6 +92,15 @@ class MqttDevices:
             self._way_back.serve(topology, device, session, group)
             group.create_task(bridge.receipts.run(), name=f"receipts {device.name}")
             await bridge.run()
+
+    async def _end(self) -> None:
+        """End what serves the devices, before the group does."""
+        for name, task in self._serving.items():
+            if name in self._bridges:
+                self._bridges[name].end(task)
+            else:
+                task.cancel()
+        await asyncio.wait(self._serving.values(), timeout=END_S)
 
     async def _report_regularly(self) -> None:
         try:

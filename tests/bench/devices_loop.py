@@ -83,7 +83,7 @@ async def bridge(mqtt: Mqtt, kafka: Kafka, device: str, watch: Stopwatch) -> Non
         SITE, kafka, (Stream("bytes", (784,), "uint8", ("x",)),), (Device(device, EDGE, "bytes", transport="mqtt"),),
         (Edge(EDGE),), (), mqtt=mqtt,
     )  # fmt: skip
-    client = topics.bridge_client_id(SITE, EDGE, device)
+    client = topics.bridge_client_id(SITE, device)
     async with (
         KafkaLog(kafka, RecordingHealth()) as log,
         PahoBroker(mqtt, RecordingHealth()) as broker,
@@ -98,7 +98,7 @@ async def bridge(mqtt: Mqtt, kafka: Kafka, device: str, watch: Stopwatch) -> Non
 async def bare(mqtt: Mqtt, kafka: Kafka, device: str, watch: Stopwatch) -> None:
     """By paho's own thread and a producer."""
     loop, arrived = asyncio.get_running_loop(), asyncio.Queue[MQTTMessage]()
-    name = topics.bridge_client_id(SITE, EDGE, device)
+    name = topics.bridge_client_id(SITE, device)
     client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTv5, manual_ack=True)
 
     def on_message(_client: Client, _data: Any, message: MQTTMessage) -> None:
@@ -150,7 +150,7 @@ async def main(which: str, mqtt: str, kafka: str, device: str, count: str) -> No
 
 async def _subscribe(mqtt: Mqtt, device: str) -> None:
     """So that the broker keeps what comes."""
-    client = topics.bridge_client_id(SITE, EDGE, device)
+    client = topics.bridge_client_id(SITE, device)
     filters = [f"{topics.samples_topic(SITE, device)}/#"]
     async with PahoBroker(mqtt, RecordingHealth()) as broker, broker.session(client, filters, part=device) as session:
         await session.connected()

@@ -32,7 +32,7 @@ async def bridged(
         mqtt=mqtt,
     )
     log = MemoryLog()
-    client_id, filters = topics.bridge_client_id(SITE, "pi", name), topics.of_device(SITE, name)
+    client_id, filters = topics.bridge_client_id(SITE, name), topics.of_device(SITE, name)
     async with (
         PahoBroker(mqtt, RecordingHealth()) as broker,
         broker.session(client_id, filters, part="device") as session,

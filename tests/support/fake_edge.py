@@ -51,7 +51,7 @@ class FakeEdge:
     async def running(self) -> AsyncIterator["FakeEdge"]:
         """Inside, packets are taken and acknowledged."""
         filters = topics.of_device(SITE, self._device)
-        client_id = topics.bridge_client_id(SITE, "pi", self._device)
+        client_id = topics.bridge_client_id(SITE, self._device)
         async with (
             self._broker.session(client_id, filters, part="device") as session,
             asyncio.TaskGroup() as group,

@@ -98,6 +98,11 @@ class MemoryMqttBroker:
         kept = self._kept.get(client_id)
         return len(kept.queue) + len(kept.in_flight) if kept else 0
 
+    @property
+    def num_waiting(self) -> int:
+        """Packets of all sessions that were not acknowledged, there or away."""
+        return sum(map(self.num_unacknowledged, self._kept))
+
     @asynccontextmanager
     async def session(
         self, client_id: str, subscriptions: Sequence[str] = (), *, part: str

@@ -70,9 +70,13 @@ def of_device(site: str, device: str) -> tuple[str, ...]:
     return f"{samples_topic(site, device)}/#", packs_topic(site, device)
 
 
-def bridge_client_id(site: str, edge: str, device: str) -> str:
-    """Of the session in which the edge takes the device's packets; no name has a ':'."""
-    return f"edged:{site}:{edge}:{device}"
+def bridge_client_id(site: str, device: str) -> str:
+    """Of the session in which the device's edge takes its packets; no name has a ':'.
+
+    Of whichever edge: one that has the device from now on takes over the session and what waits in it, and none is left
+    behind that the broker would fill.
+    """
+    return f"edged:{site}:bridge:{device}"
 
 
 def prober_client_ids(site: str, edge: str) -> tuple[str, str]:

@@ -62,11 +62,13 @@ class DeviceBridge:
         self._topic = topology.device_topic(device.name)
         self.receipts = Receipts(session, topics.receipts_topic(topology.site, device.name), device.name, report)
         """Sent by a task of its own."""
-        self._client_id = topics.bridge_client_id(topology.site, device.edge, device.name)
+        self._client_id = topics.bridge_client_id(topology.site, device.name)
         self._reader = PacketReader(topology.site, device, self._topic)
         self._known_ids = KnownIds(device, report)
         self._resent = Resent()
         self._num_steps = 0
+        self._is_taking = False
+        self._ended: asyncio.Task[None] | None = None
 
     def progress(self) -> Progress:
         """Steps are packets taken. Always idle: it waits for packets or for Kafka."""
@@ -84,8 +86,18 @@ class DeviceBridge:
                 if not self._session.was_resumed:
                     logger().warning("mqtt.session_lost", client=self._client_id)
             if packets:
+                self._is_taking = True
                 await self._take(packets)
+                self._is_taking = False
                 self._num_steps += len(packets)
+                if self._ended is not None:
+                    self._ended.cancel()
+
+    def end(self, task: "asyncio.Task[None]") -> None:
+        """Cancel the task that runs this, but not between Kafka's acknowledgement of some packets and theirs."""
+        self._ended = task
+        if not self._is_taking:
+            task.cancel()
 
     async def _fill(self) -> bool:
         """Learn the ids in the topic's tail. Returns whether the topic has records."""

@@ -3,11 +3,12 @@
 Covers reading and committing: the place where reading goes on, and in its note the devices that lag behind it.
 Nothing here waits for a device. See also: `outbox`, `catch_up`, `sender`.
 
-After a restart, reading goes on from the place, and again from where each device in the note was. After a kill, what
-was acknowledged since the last commit is sent again: commits are a second apart while Kafka answers.
+After a restart, reading goes on from the place, and again from where each device in the note was. A stop commits. After
+a kill, what was acknowledged since the last commit is sent again: commits are a second apart while Kafka answers.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from edged.domain.mqtt.lag import from_note, to_note
@@ -22,6 +23,8 @@ from edged.settings import Timing
 
 _RECORDS_PER_POLL = 256
 _COMMIT_S = 1.0
+_LAST_COMMIT_S = 2.0
+"""For the one at a stop: without it a second's predictions are sent again."""
 
 
 class Deliverer:
@@ -56,12 +59,21 @@ class Deliverer:
         return self._progress
 
     async def run(self) -> None:
-        """Offer new ones until cancelled. Waits while Kafka is away. Cancelled: none is lost, some are sent twice."""
+        """Offer new ones until cancelled. Waits while Kafka is away.
+
+        Cancelled: commits what has been sent by then, if Kafka answers.
+        """
         place = await self._resume()
         try:
             async with self._log.reader({self.partition: place}, group=self._group) as reader:
-                while True:
-                    await self._offer_next(reader)
+                try:
+                    while True:
+                        await self._offer_next(reader)
+                except asyncio.CancelledError:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LAST_COMMIT_S):
+                            await self._commit(reader, reader.place(self.partition))
+                    raise
         finally:
             self._report.write(asyncio.get_running_loop().time())
 
@@ -97,6 +109,9 @@ class Deliverer:
         if now_s < self._commit_at_s:
             return
         self._commit_at_s = now_s + _COMMIT_S
+        await self._commit(reader, place)
+
+    async def _commit(self, reader: LogReader, place: Place) -> None:
         note = to_note(self._outboxes.undelivered(), place.offset)
         if (place, note) != self._committed:
             await reader.commit({self.partition: place}, note)

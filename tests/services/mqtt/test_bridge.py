@@ -24,7 +24,7 @@ from tests.support.fake_time import until
 
 pytestmark = pytest.mark.looptime
 
-TOPIC, DEAD, CLIENT = "site.iot.cam", "site.deadletters.pi", "edged:site:pi:cam"
+TOPIC, DEAD, CLIENT = "site.iot.cam", "site.deadletters.pi", "edged:site:bridge:cam"
 WINDOW = 4
 
 

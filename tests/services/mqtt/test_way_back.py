@@ -66,8 +66,8 @@ class World:
             await self.log.append([Message(TOPIC.topic, value, key=device.encode(), headers=tuple(headers))])
 
     @contextlib.asynccontextmanager
-    async def edge(self):
-        """What the edge runs of it, as killed at the end."""
+    async def edge(self, *, is_killed: bool = True):
+        """What the edge runs of it; at the end it is killed, so that Kafka hears nothing more of it, or stopped."""
         self.outboxes = Outboxes()
         report = DeliveryReport(10.0)
         common: dict[str, Any] = {"report": report, "now_ms": self.now_ms}
@@ -76,15 +76,17 @@ class World:
         async with contextlib.AsyncExitStack() as stack:
             services: list[Any] = [deliverer, CatchUp(self.log, TOPIC, self.outboxes, **common)]
             for device in self.devices:
-                client = bridge_client_id("greenhouse", "pi", device)
+                client = bridge_client_id("greenhouse", device)
                 session = await stack.enter_async_context(self.broker.session(client, part=f"device/{device}"))
                 outbox = self.outboxes.of_device(device)
                 services.append(Sender(outbox, session, "greenhouse", health=self.health, **common))
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(service.run()) for service in services]
                 yield
+                self.log.unavailable = is_killed
                 for task in tasks:
                     task.cancel()
+        self.log.unavailable = False
 
     @contextlib.asynccontextmanager
     async def device(self, name):
@@ -264,6 +266,20 @@ async def test_an_edge_that_is_killed_again_and_again_loses_none_and_repeats_a_s
     doubles = len(cam) - len(set(numbers(cam)))
     assert set(numbers(cam)) == set(range(200))
     assert doubles <= 20 * 15
+
+
+@pytest.mark.looptime
+async def test_an_edge_that_is_stopped_again_and_again_repeats_none():
+    world = World("cam")
+    async with world.device("cam") as cam:
+        for stop in range(20):
+            async with world.edge(is_killed=False):
+                for _ in range(10):
+                    await world.predict("cam")
+                    await asyncio.sleep(0.07 + 0.01 * stop)
+        async with world.edge():
+            await settled(world)
+    assert numbers(cam) == list(range(200))
 
 
 @pytest.mark.looptime
