@@ -31,10 +31,10 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples import prediction
 from edged.domain.samples.address import ArchivedAddress, parse
 from edged.domain.samples.border import Border
-from edged.domain.samples.pack import CODECS, Pack
+from edged.domain.samples.pack import Pack
 from edged.domain.samples.prediction import Prediction
 from edged.domain.samples.rules import MAGIC
-from edged.domain.samples.sample import MAX_BYTES, Sample
+from edged.domain.samples.sample import CODECS, MAX_BYTES, Sample
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 from edged.services.archive.fetch import WindowFetch

@@ -8,8 +8,8 @@ from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
 from edged.domain.samples.border import Border
-from edged.domain.samples.pack import CODECS, Pack
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import CODECS, Sample
 from edged.domain.topology import Stream
 
 STREAM = Stream("fashion", (48,), "uint8", ("boot", "bag"))

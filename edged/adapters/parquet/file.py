@@ -36,8 +36,8 @@ from edged.domain.archive.coverage import Gap, covered, num_offsets
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.place import Place
 from edged.domain.samples import cursors as cursor_rules
-from edged.domain.samples.pack import CODECS, MAX_SAMPLES, Pack, digest
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.pack import MAX_SAMPLES, Pack, digest
+from edged.domain.samples.sample import CODECS, Sample
 from edged.errors import FormatError
 
 _SCHEMA_VERSION = "archive/2"

@@ -20,7 +20,8 @@ from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.archive.source_log import Origin
 from edged.domain.counted import counted
 from edged.domain.place import is_name
-from edged.domain.samples.pack import CODECS, MAX_SAMPLES
+from edged.domain.samples.pack import MAX_SAMPLES
+from edged.domain.samples.sample import CODECS
 from edged.domain.tensors import offset_map, text_list, value_map
 from edged.errors import FormatError
 

@@ -7,8 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from edged.domain.samples.pack import CODECS
-from edged.domain.samples.sample import Address
+from edged.domain.samples.sample import CODECS, Address
 from edged.errors import FormatError
 
 SampleKey = Address
@@ -30,7 +29,7 @@ _MIN_GAIN = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A sample's payload as received, in `codec` (one of `pack.CODECS`), and its label, None when unlabelled."""
+    """A sample's payload as received, in `codec` (one of `sample.CODECS`), and its label, None when unlabelled."""
 
     payload: bytes
     codec: str

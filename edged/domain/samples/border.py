@@ -13,9 +13,9 @@ from typing import NamedTuple, Self
 
 from edged.domain.samples import codec as codec_rules
 from edged.domain.samples.cursors import archived_key, cursor_key, device_of
-from edged.domain.samples.pack import CODECS, Pack
+from edged.domain.samples.pack import Pack
 from edged.domain.samples.rules import MAX_KEY_BYTES
-from edged.domain.samples.sample import MAX_BYTES, Sample
+from edged.domain.samples.sample import CODECS, MAX_BYTES, Sample
 from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.topology import NAME_PATTERN, Stream, Topology
 from edged.errors import RejectedRecord

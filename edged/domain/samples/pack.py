@@ -15,7 +15,7 @@ from edged.domain import format_version, tensors
 from edged.domain import place as places
 from edged.domain.counted import counted
 from edged.domain.place import Place
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.sample import CODECS, Sample
 from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.tensors import text_list, value_map
 from edged.errors import FormatError
@@ -30,8 +30,6 @@ _SAMPLE_BYTES = 512
 """Memory of a decoded sample besides its payload."""
 
 _CURSOR_BYTES = 128
-
-CODECS = ("raw", "jpeg", "png")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ REASONS = (
 )
 """The reasons for which a record is dead-lettered: stable words, for logs and headers."""
 
+CODECS = ("raw", "jpeg", "png")
+"""In the order of their numbers in packs and cache entries."""
+
 MAX_BYTES = 768 * 1024
 """Payload bytes in one pack, below Kafka's default message limit of 1 MiB. A larger sample is rejected."""
 

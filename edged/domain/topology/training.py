@@ -1,7 +1,7 @@
 """A training job: values of the topology file's `training`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from edged.domain.nn.spec import LayerSpec, LossName, Shape
 from edged.domain.topology.nodes import Stream
@@ -27,6 +27,9 @@ MAX_MEMBERS = 64
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
+    slots: ClassVar = ("velocity",)
+    """Names of its state, here and below: of each there are as many numbers as there are weights."""
+
     learning_rate: float = 0.05
     momentum: float = 0.9
     nesterov: bool = False
@@ -34,6 +37,8 @@ class Sgd:
 
 @dataclass(frozen=True, slots=True)
 class Adam:
+    slots: ClassVar = ("mean", "variance")
+
     learning_rate: float = 0.001
     beta1: float = 0.9
     beta2: float = 0.999
@@ -43,6 +48,8 @@ class Adam:
 @dataclass(frozen=True, slots=True)
 class Lars:
     """`trust`: a kernel's step, as a share of the kernel."""
+
+    slots: ClassVar = ("velocity",)
 
     learning_rate: float = 1.0
     momentum: float = 0.9

@@ -20,17 +20,10 @@ Slots = Mapping[str, Params]
 
 _LARGEST = float(np.finfo(np.float32).max)  # beyond it versions of numpy differ in what they make of a factor
 
-_SLOTS = {Sgd: ("velocity",), Lars: ("velocity",), Adam: ("mean", "variance")}
-
-
-def num_slots(optimizer: Optimizer) -> int:
-    """Numbers of optimizer state per weight."""
-    return len(_SLOTS[type(optimizer)])
-
 
 def initial_slots(optimizer: Optimizer, params: Params) -> dict[str, dict[str, Array]]:
     """The state before the first step: zeros for each of `params`."""
-    return {slot: {name: np.zeros_like(param) for name, param in params.items()} for slot in _SLOTS[type(optimizer)]}
+    return {slot: {name: np.zeros_like(param) for name, param in params.items()} for slot in optimizer.slots}
 
 
 def clip(grads: Params, max_norm: float) -> float:

@@ -13,7 +13,6 @@ from edged.domain.mqtt.identity import TEXT_IDS_BYTES
 from edged.domain.mqtt.limits import unasked_bytes
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
 from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Topology, Training
-from edged.domain.training.optim import num_slots
 
 BASE = 110 * MIB
 """The interpreter, NumPy, the Kafka client with its fetch buffers, and the heap's slack."""
@@ -97,7 +96,7 @@ def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int, s
 
 def training_memory(job: Training, stream: Stream) -> ModelMemory | None:
     """Of the job's model at its batch size; None if its backbone's file was not looked up. Raises spec.ShapeError."""
-    shape, slots = job.input_shape(stream), num_slots(job.optimizer)
+    shape, slots = job.input_shape(stream), len(job.optimizer.slots)
     return None if shape is None else model_memory(shape, job.model, job.global_batch, slots)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from edged.domain.cache.write_budget import DAY_S
 from edged.domain.topology import Archive, Edge, Topology, Training
-from edged.domain.training.optim import num_slots
 from edged.domain.validation.memory import ModelMemory
 
 SERVICE_LINES_S = 60.0
@@ -95,7 +94,7 @@ def gigabytes(num_bytes: int) -> str:
 def _checkpoint_bytes(job: Training, model: ModelMemory) -> int:
     """A group's checkpoint also holds the weights that the epoch began with."""
     copies = 2 if job.exchange.mode != "none" else 1
-    return copies * (1 + num_slots(job.optimizer)) * model.weights + _STATE_BYTES + _DURABLE_BYTES
+    return copies * (1 + len(job.optimizer.slots)) * model.weights + _STATE_BYTES + _DURABLE_BYTES
 
 
 def _epoch_bytes(job: Training, model: ModelMemory) -> int:

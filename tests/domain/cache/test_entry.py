@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.cache.entry import MAX_PAYLOAD_BYTES, Entry, SampleKey, decode, encode
-from edged.domain.samples.pack import CODECS
+from edged.domain.samples.sample import CODECS
 from edged.errors import FormatError
 
 KEY = SampleKey("pi-a", 17, 3)
