@@ -113,7 +113,7 @@ def decode(blob: bytes) -> Pack:
     offset = _indices(arrays, "offset", "int64", n, 0, 1 << 63)
     arrived_ms = _indices(arrays, "arrived_ms", "int64", n, UNKNOWN_MS, 1 << 63)
     sampled_ms = _indices(arrays, "sampled_ms", "int64", n, UNKNOWN_MS, 1 << 63)
-    data = payload.tobytes()
+    data = payload.data  # what is cut out of it is copied once
     samples = tuple(
         Sample(
             devices[device[i]],
@@ -122,7 +122,7 @@ def decode(blob: bytes) -> Pack:
             arrived_ms[i],
             labels[label[i]] if label[i] >= 0 else None,
             CODECS[codec[i]],
-            data[bounds[i] : bounds[i + 1]],
+            bytes(data[bounds[i] : bounds[i + 1]]),
             None if sampled_ms[i] == UNKNOWN_MS else sampled_ms[i],
             incarnations[incarnation[i]],
         )

@@ -1,5 +1,7 @@
 """Packs survive encoding and decoding, and no damage passes for a pack."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -135,3 +137,14 @@ def test_a_flipped_byte_is_refused_or_gives_another_pack_no_larger_than_the_blob
         return
     assert pack.num_bytes <= len(BLOB)
     assert packs.decode(packs.encode(pack)) == pack  # usable like any other
+
+
+def test_a_pack_is_cut_into_its_samples_with_one_copy():
+    pack = Pack("images", tuple(Sample("cam", 0, i, 0, None, "raw", bytes(3000)) for i in range(MAX_SAMPLES)))
+    blob = packs.encode(pack)
+    packs.decode(blob)
+    tracemalloc.start()
+    packs.decode(blob)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * len(blob)
