@@ -16,6 +16,8 @@ HEAVY = (
     "edged.domain.nn",
     "edged.events",
 )
+OF_A_FILE = {"yaml", "edged.topology_file", "edged.domain.nn"}
+"""A model's layers are only described there."""
 
 USE = """
 import asyncio, sys
@@ -23,7 +25,7 @@ from edged.device import Device
 from edged.domain.topology import Mqtt
 
 async def use():
-    async with Device.at({address}, site="s", name="n", edge="e", shape=(2,), dtype="float32"{more}) as n:
+    async with {device} as n:
         try:
             async with asyncio.timeout({timeout_s}):
                 await n.publish(bytes(8), sampled_ms=1)
@@ -33,12 +35,28 @@ async def use():
 asyncio.run(use())
 print(*(name for name in {names} if name in sys.modules))
 """
+FILE = """\
+schema: 1
+site: s
+kafka: {{bootstrap: ["127.0.0.1:1"]}}
+mqtt: {{broker: "127.0.0.1:1"}}
+streams: {{x: {{sample: {{shape: [2], dtype: float32}}, labels: [low, high]}}}}
+iot: [{{name: n, edge: e, stream: x, codec: raw, transport: {transport}}}]
+edges: [{{name: e}}]
+archive: [{{name: a, url: "file:///srv/edged"}}]
+training: {{stream: x, model: [dense: 2], epochs: 1}}
+"""
 ADDRESSES = {"kafka": '"127.0.0.1:1"', "mqtt": 'Mqtt("127.0.0.1:1")'}
 
 
 def loaded(transport, names, *, more="", timeout_s=0.2):
     more = f", receive=False{more}"
-    script = USE.format(address=ADDRESSES[transport], more=more, timeout_s=timeout_s, names=names)
+    words = f'{ADDRESSES[transport]}, site="s", name="n", edge="e", shape=(2,), dtype="float32"{more}'
+    return used(f"Device.at({words})", names, timeout_s)
+
+
+def used(device, names, timeout_s=0.2):
+    script = USE.format(device=device, timeout_s=timeout_s, names=names)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     return done.stdout.split()
 
@@ -51,6 +69,14 @@ def test_a_device_loads_nothing_heavy(transport):
 @pytest.mark.parametrize("transport", ADDRESSES)
 def test_a_buffer_adds_nothing_heavy(transport, tmp_path):
     assert loaded(transport, HEAVY, more=f", buffer={str(tmp_path)!r}", timeout_s=10) == []
+
+
+@pytest.mark.parametrize("transport", ADDRESSES)
+def test_a_topology_file_adds_what_reads_it_and_nothing_that_computes(transport, tmp_path):
+    file = tmp_path / "topology.yaml"
+    file.write_text(FILE.format(transport=transport))
+    found = used(f"Device({str(file)!r}, 'n', receive=False)", HEAVY)
+    assert set(found) == OF_A_FILE
 
 
 def test_a_device_loads_the_client_of_its_own_transport_alone():
