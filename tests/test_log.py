@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 import warnings
@@ -246,6 +247,17 @@ async def test_the_unretrieved_exception_of_a_task_is_a_line_with_its_traceback(
     (line,) = log_lines("log.foreign")
     assert (line["level"], line["logger"]) == ("error", "asyncio")
     assert "LookupError: nobody asks" in line["traceback"]
+
+
+async def test_asyncios_word_on_a_connection_that_breaks_while_much_is_written_is_none(log_lines):
+    ours, theirs = socket.socketpair()
+    _reader, writer = await asyncio.open_connection(sock=ours)
+    theirs.close()
+    for _ in range(20):
+        writer.write(b"x")
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    assert log_lines("log.foreign") == []
 
 
 def test_a_flood_from_one_source_is_counted_and_suppresses_no_other_source(log_lines):

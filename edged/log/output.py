@@ -36,6 +36,9 @@ _SERIES = frozenset({"res.sample"})
 _MAX_MESSAGE = 2_000
 """Characters kept of a foreign message."""
 
+_HARMLESS = ("socket.send() raised exception.",)
+"""asyncio's, after some writes to a connection that has just broken, of which its owner tells."""
+
 _MAX_TRACEBACK = 16_000
 """Characters kept of a traceback, from its end, where the error is; journald splits lines above 48 KiB."""
 
@@ -147,6 +150,8 @@ class ForeignLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record, or count it. Never raises: a broken record is reported as `logging` does."""
+        if record.msg in _HARMLESS:
+            return
         try:
             suppressed = self._throttle.pass_on((record.name, record.levelno), self._clock())
             if suppressed is not None:
