@@ -94,6 +94,12 @@ class MqttSession(Protocol):
         when the broker refuses this packet: its right, size or topic. Cancelled: it may or may not have arrived.
         """
 
+    async def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """Publish these in order, not each behind the other's acknowledgement; return once all are acknowledged.
+
+        Raises as `publish`; then any of them may have arrived.
+        """
+
     def pause(self) -> None:
         """Close the connection until `resume`; the broker queues packets meanwhile.
 

@@ -151,6 +151,27 @@ async def test_what_is_published_arrives_in_order_and_once(bed: Bed, health: Rec
         assert packets[0].num_bytes == 1
 
 
+async def test_many_are_published_at_once_in_order(bed: Bed, health: RecordingHealth) -> None:
+    async with (
+        bed.broker(health) as broker,
+        broker.session("edge", ["site/#"], part="device/cam") as edge,
+        broker.session("cam", part="cam") as cam,
+    ):
+        await edge.connected()
+        await cam.connected()
+        await cam.publish_all("site/iot/cam", [b"%d" % i for i in range(100)])
+        packets: list[Packet] = []
+        while len(packets) < 100:
+            packets += (some := await received(edge, 1))
+            edge.acknowledge(some)
+        assert payloads(packets) == [b"%d" % i for i in range(100)]
+        with pytest.raises(MqttRefused):
+            await cam.publish_all("site/#", [b"x"] * 3)
+        await bed.go_away()
+        with pytest.raises(MqttUnavailable):
+            await cam.publish_all("site/iot/cam", [b"x"] * 3)
+
+
 async def test_properties_come_with_it_where_mqtt_has_them(bed: Bed, health: RecordingHealth) -> None:
     sent = PacketProperties((("label", "Rose"), ("id", "7"), ("id", "ö")), "site/predictions/cam/x", b"\0\xff", 60)
     async with (

@@ -226,6 +226,11 @@ class MemoryMqttSession:
         await asyncio.sleep(0)
         return verdict
 
+    async def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """See `ports.MqttSession`."""
+        for payload in payloads:
+            await self.publish(topic, payload)
+
     def pause(self) -> None:
         """See `ports.MqttSession`."""
         self.is_paused = True

@@ -34,6 +34,9 @@ _MAX_HUNG_UP = 3
 
 _NONE = PacketProperties()
 
+_AT_ONCE = 100
+"""Of many packets: enough to keep a broker busy that takes 20 before it acknowledges the first."""
+
 _HEADER_BYTES = 5
 """Of a packet whose length is not one byte."""
 
@@ -113,13 +116,24 @@ class PahoSession:
 
     async def publish(self, topic: str, payload: bytes, properties: PacketProperties = _NONE) -> Verdict:
         """See `ports.MqttSession`."""
+        return await self._queue(topic, payload, properties)
+
+    async def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """See `ports.MqttSession`."""
+        for begin in range(0, len(payloads), _AT_ONCE):
+            some = [self._queue(topic, payload, _NONE) for payload in payloads[begin : begin + _AT_ONCE]]
+            await asyncio.wait(some)
+            if errors := [error for each in some if (error := each.exception())]:
+                raise errors[0]
+
+    def _queue(self, topic: str, payload: bytes, properties: PacketProperties) -> "asyncio.Future[Verdict]":
         if self._connection is None or not self._set_up.is_set():
             raise MqttUnavailable(self._reason)
         assert self._limits is not None
         most, size = self._limits.packet_bytes, _size(topic, payload, properties)
         if most is not None and size > most:
             raise MqttRefused(f"the packet to {topic} has {size} bytes; the broker takes {most}")
-        return await self._connection.publish(topic, payload, properties)
+        return self._connection.publish(topic, payload, properties)
 
     def pause(self) -> None:
         """See `ports.MqttSession`."""

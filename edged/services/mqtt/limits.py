@@ -22,6 +22,9 @@ _SESSIONS = "mqtt/probe"
 _AGAIN_S = 600.0
 """Between two checks: the settings may have been corrected."""
 
+_PROBE_AGAIN_S = 86_400.0
+"""After one that was passed: settings may be changed behind sessions that stay."""
+
 _QUIET_S = 10.0
 """A probe is over when no packet of it has come for this long."""
 
@@ -38,7 +41,7 @@ class LimitsCheck:
         self._clients = prober_client_ids(site, edge)
         self._topic = probe_topic(site, edge)
         self._health = health
-        self._has_passed = False
+        self._passed_s: float | None = None
         self._reported: Sequence[Shortfall] = ()
 
     async def run(self) -> None:
@@ -48,7 +51,7 @@ class LimitsCheck:
             await asyncio.sleep(_AGAIN_S)
 
     async def check(self) -> None:
-        """Compare the stated limits, and probe unless an earlier probe found nothing. Waits for a connection."""
+        """Compare the stated limits, and probe unless this broker has passed a probe today. Waits for a connection."""
         writes, reads = self._clients
         async with (
             self._broker.session(writes, part=_SESSIONS) as writer,
@@ -57,11 +60,16 @@ class LimitsCheck:
             await writer.connected()
             await reader.connected()
             shortfalls = [] if writer.limits is None else list(limits.from_connack(writer.limits, self._mqtt))
-            if not self._has_passed:
+            if not self._is_known(reader):
                 of_probe = await self._of_probe(writer, reader)
-                self._has_passed = of_probe == []
+                self._passed_s = asyncio.get_running_loop().time() if of_probe == [] else None
                 shortfalls += of_probe or []
         self._report(shortfalls)
+
+    def _is_known(self, reader: MqttSession) -> bool:
+        """Whether this broker has passed a probe today: one that is another, or has lost its store, has no session."""
+        is_recent = self._passed_s is not None and asyncio.get_running_loop().time() - self._passed_s < _PROBE_AGAIN_S
+        return is_recent and reader.was_resumed is True
 
     async def _of_probe(self, writer: MqttSession, reader: MqttSession) -> list[Shortfall] | None:
         """Shortfalls that a probe finds; None if it could not be made."""
@@ -91,8 +99,7 @@ class LimitsCheck:
         if with_large:
             room = self._mqtt.packet_bytes - len(self._topic) - _OVERHEAD_BYTES
             await writer.publish(self._topic, mark + bytes(room - len(mark)))
-        for _ in range(NUM_PROBES):
-            await writer.publish(self._topic, mark)
+        await writer.publish_all(self._topic, [mark] * NUM_PROBES)
         return with_large
 
     def _report(self, shortfalls: Sequence[Shortfall]) -> None:

@@ -127,6 +127,31 @@ async def test_the_check_is_made_when_the_broker_comes_and_again_later(log_lines
         await task
 
 
+async def test_a_broker_that_has_passed_is_probed_again_when_it_is_another_one_and_once_a_day(monkeypatch):
+    site = Site()
+    probes: list[int] = []
+    publish_all = MemoryMqttSession.publish_all
+
+    async def noted(self, topic, payloads):
+        probes.append(len(payloads))
+        await publish_all(self, topic, payloads)
+
+    monkeypatch.setattr(MemoryMqttSession, "publish_all", noted)
+    task = asyncio.create_task(site.limits.run())
+    await asyncio.sleep(86_000)
+    assert probes == [NUM_PROBES]
+    site.broker.forget()
+    await asyncio.sleep(1_000)
+    assert len(probes) == 2
+    await asyncio.sleep(85_000)
+    assert len(probes) == 2
+    await asyncio.sleep(2_000)
+    assert len(probes) == 3
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_what_is_left_of_an_earlier_probe_counts_for_nothing(log_lines):
     site = Site()
     site.broker.max_queued = 0
