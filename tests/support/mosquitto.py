@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from edged.adapters.embedded_broker import killed_with_parent
+from edged.domain.mqtt import mosquitto
 from edged.domain.topology import Mqtt, Tls
 from tests.support.brokers import Broker, free_port
 from tests.support.proxy import Proxy
@@ -24,15 +25,8 @@ from tests.support.secured import Authority
 _START_S = 30.0
 _LOOK_S = 0.02
 
-SAFE = (
-    "persistence true",
-    "autosave_on_changes true",
-    "autosave_interval 1",
-    "max_queued_messages 0",
-    "max_queued_bytes 100000000",
-    "max_packet_size 1048576",
-)
-"""What `edged topics` prints, in short: nothing that was acknowledged is dropped, and next to nothing lost."""
+PRINTED = tuple(mosquitto.keeping(Mqtt("127.0.0.1")))
+"""What `edged topics` prints, for a broker that is found and whose users are known by other lines."""
 
 
 def need_mosquitto() -> None:
@@ -55,7 +49,7 @@ class Mosquitto(Broker):
 
     def __init__(
         self,
-        settings: Iterable[str] = SAFE,
+        settings: Iterable[str] = PRINTED,
         *,
         users: Mapping[str, str] | None = None,
         tls: bool = False,

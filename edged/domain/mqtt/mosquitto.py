@@ -45,9 +45,12 @@ def commands(topology: Topology) -> Iterator[str]:
 
 def settings(mqtt: Mqtt) -> list[str]:
     """The lines of a file for conf.d."""
+    return [*_listener(mqtt), "", *keeping(mqtt)]
+
+
+def keeping(mqtt: Mqtt) -> list[str]:
+    """Those of them that say what is kept, for how long, and what is refused."""
     return [
-        *_listener(mqtt),
-        "",
         "# Sessions and what waits in them go to disk as a whole each time, and at a clean stop. Killed, or without",
         f"# power, Mosquitto forgets what it acknowledged in the last {AUTOSAVE_S + 1} s and no edge had taken yet.",
         "persistence true",
