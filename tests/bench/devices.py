@@ -302,9 +302,7 @@ async def measure(given: argparse.Namespace) -> Figures:
     """All three parts."""
     with tempfile.TemporaryDirectory(prefix="edged-devices-bench-") as folder, Apache() as kafka:
         port = free_port()
-        printed = mosquitto.settings(Mqtt(f"127.0.0.1:{port}", packet_bytes=_PACKET_BYTES))
-        settings = [each for each in printed if not each.startswith("listener ")]  # which the class has
-        with Mosquitto(settings, port=port):
+        with Mosquitto(mosquitto.keeping(Mqtt("127.0.0.1", packet_bytes=_PACKET_BYTES)), port=port):
             mqtt, report = f"127.0.0.1:{port}", {}
             if "bridge" in given.parts:
                 report["bridge"] = {
