@@ -217,7 +217,7 @@ def test_an_mqtt_device_is_shown_with_the_topics_and_memory_that_its_transport_t
     assert re.search(r"^cam-01 +pi-a +digits +raw +lab/iot/cam-01$", out, re.MULTILINE)
     assert re.search(r"^cam-02 +pi-b +digits +raw +lab\.iot\.cam-02$", out, re.MULTILINE)
     assert re.search(r"^lab\.iot\.cam-01 +broker's default", out, re.MULTILINE)  # its edge writes it
-    assert " + cache 34.0 MiB + mqtt 2.0 MiB = 162.0 MiB of 200.0 MiB\n" in out
+    assert " + cache 34.0 MiB + mqtt 3.0 MiB = 163.0 MiB of 200.0 MiB\n" in out
     assert "mqtt.broker: samples go over the network unencrypted" in err
 
     _, out, _ = edged("check", topology_file(OVER_MQTT), "--node", "cam-01")
