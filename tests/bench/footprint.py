@@ -3,10 +3,11 @@
 
 Run it from the repository, as root: python -m tests.bench.footprint [--minutes 10] [--quick] [--json] [--only 01,02]
 
-The archive gets as many made-up samples of each stream as fill the default cache in memory and half as many again;
-then the first edge of the example and its companion run as under their units, with epochs without end and a sample of
-each device a second, while their memory is read every 5 s. Their state, their cache and systemd's journal of their log
-lie on a file system of their own, whose device counts what it is given to write: file system and journal included.
+The archive gets as many made-up samples as fill the first edge's cache in memory two and a half times, of a group as
+often as it has members. Then that edge and its companion run as under their units, with epochs without end and a sample
+of each device a second; from when its cache in memory is full, their memory is read every 5 s. Their state, their cache
+and systemd's journal of their log lie on a file system of their own, whose device counts what it is given to write:
+file system and journal included.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,9 +26,9 @@ from typing import Any
 from edged.cli.demo.processes import Child
 from edged.device import Device
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
-from edged.domain.topology import MIB, Topology
-from edged.domain.validation.nodes import sample_bytes
-from edged.domain.validation.writes import SERVICE_LINES_S
+from edged.domain.topology import Topology
+from edged.domain.validation.memory import training_memory
+from edged.domain.validation.writes import SERVICE_LINES_S, edge_writes
 from tests.bench.arguments import bench_parser, several
 from tests.support.brokers import Apache
 from tests.support.examples import EXAMPLES, example, made_samples, unit_environment
@@ -35,7 +37,8 @@ from tests.support.site import Site, until_archived
 
 EVERY_S = 5.0
 QUICK_MINUTES = 1.0
-FILLED_BYTES = 48 * MIB
+FILLED = 2.5
+FULL = 0.8
 PORTION = 1000
 LIVE_S = 1.0
 ENDLESS = 1_000_000
@@ -67,28 +70,39 @@ async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Fi
             rest = [await started("run", each) for each in others]
             companion = await started("infer", first)
             total = 0
-            for device in topology.iot:
-                total += await publish(topology, device.name)
+            for device in trained(topology):
+                total += await publish(topology, device)
             await until_archived(vault, total)
             for each in (companion, edge, *rest):
                 await each.wait_for("infer.model_loaded" if each is companion else "train.epoch")
+            full_bytes = FULL * topology.edges[0].cache.memory
+            await edge.until(lambda _: any(each["memory_bytes"] >= full_bytes for each in edge.seen("cache.epoch")))
             live = asyncio.create_task(publish_live(topology))
             try:
-                return await watched(card, edge, companion, 60 * minutes)
+                return with_budget(topology, await watched(card, edge, companion, 60 * minutes))
             finally:
                 live.cancel()
                 await asyncio.wait([live])
 
 
+def trained(topology: Topology) -> list[str]:
+    """The devices whose samples are trained on."""
+    streams = {job.stream for job in topology.jobs}
+    return [device.name for device in topology.iot if device.stream in streams]
+
+
 async def publish(topology: Topology, device: str) -> int:
     """Publish the device's part of what fills the cache; how many samples."""
-    num_bytes = sample_bytes(topology.stream(topology.device(device).stream)) + ENTRY_OVERHEAD_BYTES
-    count = FILLED_BYTES // num_bytes // len(topology.iot)
-    samples = list(made_samples(topology, device, count))
+    shares = 1 if topology.jobs[0].exchange.mode == "none" else len(topology.edges)
+    total_bytes, samples = FILLED * topology.edges[0].cache.memory * shares, made_samples(topology, device)
+    published, num_bytes = 0, 0
     async with Device(topology, device) as publisher:
-        for at in range(0, count, PORTION):
-            await publisher.publish_many(samples[at : at + PORTION])
-    return count
+        while num_bytes < total_bytes / len(trained(topology)):
+            portion = list(islice(samples, PORTION))
+            await publisher.publish_many(portion)
+            published += len(portion)
+            num_bytes += sum(len(payload) + ENTRY_OVERHEAD_BYTES for payload, _ in portion)
+    return published
 
 
 async def publish_live(topology: Topology) -> None:
@@ -97,7 +111,7 @@ async def publish_live(topology: Topology) -> None:
         devices = {each.name: await stack.enter_async_context(Device(topology, each.name)) for each in topology.iot}
         while True:
             for name, device in devices.items():
-                await device.publish_many(list(made_samples(topology, name, 1)))
+                await device.publish_many(list(islice(made_samples(topology, name), 1)))
             await asyncio.sleep(LIVE_S)
 
 
@@ -122,6 +136,18 @@ async def watched(card: SdCard, edge: Child, companion: Child, seconds: float) -
         "epochs_per_hour": (len(edge.seen("train.epoch")) - epochs) / hours,
         "written_mb_per_hour": written / 1e6 / hours,
         "cache_mb_per_hour": (cache_written(edge) - cache_before) / 1e6 / hours,
+    }
+
+
+def with_budget(topology: Topology, found: Figures) -> Figures:
+    """With what is written beside the cache and what each epoch's end is projected to take; and its projection."""
+    models = [training_memory(job, topology.stream(job.stream)) for job in topology.jobs]
+    year = edge_writes(topology, topology.edges[0], models, SERVICE_LINES_S)
+    at_ends = found["epochs_per_hour"] * year.per_epoch / 1e6
+    return {
+        **found,
+        "other_mb_per_hour": found["written_mb_per_hour"] - found["cache_mb_per_hour"] - at_ends,
+        "projected_other_mb_per_hour": (year.log + year.checkpoints) / 1e6 / (365 * 24),
     }
 
 

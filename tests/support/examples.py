@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,12 @@ def example(file: str, site: str, kafka: str, archive: Path, *, epochs: int = 1,
     return re.sub(r"warmup: \d+", "warmup: 0.5", text)
 
 
-def made_samples(topology: Topology, device: str, count: int) -> Iterator[tuple[bytes, str | None]]:
-    """Noise, as the device's stream has it, with its labels in turn."""
+def made_samples(topology: Topology, device: str) -> Iterator[tuple[bytes, str | None]]:
+    """Noise without end, as the device's stream has it, with its labels in turn."""
     spec = topology.device(device)
     stream = topology.stream(spec.stream)
     generator = np.random.default_rng(len(device))
-    for number in range(count):
+    for number in count():
         label = stream.labels[number % len(stream.labels)] if stream.labels else None
         if spec.codec == "raw" and stream.dtype == "float32":
             yield generator.standard_normal(stream.shape).astype("<f4").tobytes(), label
