@@ -3,7 +3,7 @@
 
 Run it from the repository, as root: python -m tests.bench.footprint [--minutes 10] [--quick] [--json] [--only 01,02]
 
-The archive gets as many made-up samples as fill the first edge's cache in memory two and a half times, of a group as
+The archive gets as many made-up samples as fill the first edge's cache in memory and half as many again, of a group as
 often as it has members. Then that edge and its companion run as under their units, with epochs without end and a sample
 of each device a second; from when its cache in memory is full, their memory is read every 5 s. Their state, their cache
 and systemd's journal of their log lie on a file system of their own, whose device counts what it is given to write:
@@ -37,8 +37,8 @@ from tests.support.site import Site, until_archived
 
 EVERY_S = 5.0
 QUICK_MINUTES = 1.0
-FILLED = 2.5
-FULL = 0.8
+FILLED = 1.5
+FULL = 0.95
 PORTION = 1000
 LIVE_S = 1.0
 ENDLESS = 1_000_000

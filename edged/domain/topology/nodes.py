@@ -144,7 +144,7 @@ class Device:
 class Cache:
     """Bytes of samples kept in memory and on disk; `disk_writes_per_day`: maximum of bytes written to disk in 24 h."""
 
-    memory: int = 32 * MIB
+    memory: int = 24 * MIB
     disk: int = 1024 * MIB
     disk_writes_per_day: int = 8192 * MIB
 

@@ -29,8 +29,8 @@ def test_the_windows_of_mqtt_devices_are_held_beside_the_rest():
     topology = replace(with_device(transport="mqtt"), mqtt=Mqtt("localhost", window=128))
     (finding,) = rules.problems(topology)
     assert finding.path == "edges[0].memory_limit"
-    assert "cache 34.0 MiB + mqtt 129.0 MiB), the limit is 256.0 MiB" in finding.message
-    assert finding.suggestion == "raise memory_limit to 290MiB, or make mqtt.window or mqtt.packet_bytes smaller"
+    assert "cache 26.0 MiB + mqtt 129.0 MiB), the limit is 256.0 MiB" in finding.message
+    assert finding.suggestion == "raise memory_limit to 282MiB, or make mqtt.window or mqtt.packet_bytes smaller"
 
     assert rules.problems(replace(topology, mqtt=Mqtt("localhost", window=64))) == []
 
