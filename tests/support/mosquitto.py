@@ -3,6 +3,7 @@
 Covers foreign clients, too: `mosquitto_pub` and `mosquitto_sub`, and a broker in front that speaks MQTT 3.1.1 alone.
 """
 
+import contextlib
 import getpass
 import shutil
 import signal
@@ -184,9 +185,9 @@ class Stranger:
     def __exit__(self, *_exc: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join()
         for each in self._open:
             each.close()
-        self._thread.join()
 
     @property
     def mqtt(self) -> Mqtt:
@@ -196,13 +197,13 @@ class Stranger:
         while True:
             try:
                 client, _address = self._listener.accept()
-                client.sendall(self._greeting)
             except OSError:
                 return
+            self._open.append(client)
+            with contextlib.suppress(OSError):  # who has gone again
+                client.sendall(self._greeting)
             if self._hangs_up:
                 client.close()
-            else:
-                self._open.append(client)
 
 
 def store_of(broker: Mosquitto) -> Path:
