@@ -128,14 +128,23 @@ def payloads(packets: Sequence[Packet]) -> list[bytes]:
     return [packet.payload for packet in packets]
 
 
-async def test_what_is_published_arrives_in_order_and_once(bed: Bed, health: RecordingHealth) -> None:
+@contextlib.asynccontextmanager
+async def edge_and_camera(
+    bed: Bed, health: RecordingHealth, topics: str
+) -> AsyncIterator[tuple[MqttSession, MqttSession]]:
+    """Both are connected, and the edge subscribes to these topics."""
     async with (
         bed.broker(health) as broker,
-        broker.session("edge", ["site/iot/cam/#"], part="device/cam") as edge,
+        broker.session("edge", [topics], part="device/cam") as edge,
         broker.session("cam", part="cam") as cam,
     ):
         await edge.connected()
         await cam.connected()
+        yield edge, cam
+
+
+async def test_what_is_published_arrives_in_order_and_once(bed: Bed, health: RecordingHealth) -> None:
+    async with edge_and_camera(bed, health, "site/iot/cam/#") as (edge, cam):
         for i in range(2 * WINDOW):
             assert await cam.publish("site/iot/cam/rose", b"%d" % i) == "delivered"
         packets: list[Packet] = []
@@ -152,13 +161,7 @@ async def test_what_is_published_arrives_in_order_and_once(bed: Bed, health: Rec
 
 
 async def test_many_are_published_at_once_in_order(bed: Bed, health: RecordingHealth) -> None:
-    async with (
-        bed.broker(health) as broker,
-        broker.session("edge", ["site/#"], part="device/cam") as edge,
-        broker.session("cam", part="cam") as cam,
-    ):
-        await edge.connected()
-        await cam.connected()
+    async with edge_and_camera(bed, health, "site/#") as (edge, cam):
         await cam.publish_all("site/iot/cam", [b"%d" % i for i in range(100)])
         packets: list[Packet] = []
         while len(packets) < 100:
@@ -174,13 +177,7 @@ async def test_many_are_published_at_once_in_order(bed: Bed, health: RecordingHe
 
 async def test_properties_come_with_it_where_mqtt_has_them(bed: Bed, health: RecordingHealth) -> None:
     sent = PacketProperties((("label", "Rose"), ("id", "7"), ("id", "ö")), "site/predictions/cam/x", b"\0\xff", 60)
-    async with (
-        bed.broker(health) as broker,
-        broker.session("edge", ["site/#"], part="device/cam") as edge,
-        broker.session("cam", part="cam") as cam,
-    ):
-        await edge.connected()
-        await cam.connected()
+    async with edge_and_camera(bed, health, "site/#") as (edge, cam):
         await cam.publish("site/iot/cam", b"x", sent)
         (packet,) = await received(edge, 1)
         if bed.has_properties:
@@ -198,13 +195,7 @@ async def test_only_mqtt_5_tells_that_nobody_subscribes(bed: Bed, health: Record
 async def test_the_window_bounds_what_is_not_acknowledged(bed: Bed, health: RecordingHealth) -> None:
     if not bed.has_properties:
         pytest.skip("MQTT 3.1.1 has no receive maximum: the broker's max_inflight_messages bounds it")
-    async with (
-        bed.broker(health) as broker,
-        broker.session("edge", ["site/#"], part="device/cam") as edge,
-        broker.session("cam", part="cam") as cam,
-    ):
-        await edge.connected()
-        await cam.connected()
+    async with edge_and_camera(bed, health, "site/#") as (edge, cam):
         for i in range(WINDOW + 2):
             await cam.publish("site/iot/cam", b"%d" % i)
         packets = await received(edge, WINDOW)
