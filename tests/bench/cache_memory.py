@@ -3,9 +3,9 @@
 
 Run it from the repository: python -m tests.bench.cache_memory [--sizes 784,3072] [--quick] [--json]
 
-A cache gets so many samples that its memory holds a part of them; then an epoch reads each once, in a random order, in
-batches of 128: at first with nothing of the cache's file in Linux's page cache, as after a start or where memory is
-scarce, then once more.
+A cache gets more samples than its memory holds; then an epoch reads each once, in a random order, in batches of 128: at
+first with nothing of the cache's file in Linux's page cache, as after a start or where memory is scarce, then once
+more.
 """
 
 import argparse

@@ -241,7 +241,7 @@ def read_buffer(path: Path) -> None:
 
 
 def read_former_buffers_cursor(path: Path) -> None:
-    """Whether its card is still the same is not known, so the numbers begin anew."""
+    """The former cursor does not name the boot in which it was written, so the numbers start again at 1."""
     buffer = SampleBuffer(path, values.BUFFER_OWNER, Bounds())
     (sample_id,) = buffer.append(values.DRAFTS[:1])
     assert sample_id.endswith(":1")

@@ -10,7 +10,7 @@ _MIN = 10
 
 
 def register_profiles() -> None:
-    """Without time limits. Examples differ from run to run, so many usual runs try what one with all does."""
+    """`usual` and `all`, without time limits. Examples differ from run to run: many usual runs try as many as `all`."""
     for name, number in (("all", _ALL), ("usual", _USUAL)):
         settings.register_profile(
             name, deadline=None, max_examples=number, suppress_health_check=[HealthCheck.too_slow]

@@ -229,7 +229,7 @@ class Connection:
     def _keep_alive(self) -> None:
         """Ask a silent broker whether it is there. Not while nothing is read: its answer would wait, too.
 
-        Nor is an answer missed while bytes go to and fro: on a slow link it stands behind them.
+        Bytes in either direction count as an answer: on a slow link the answer itself waits after them.
         """
         if self._is_held:
             return

@@ -22,7 +22,7 @@ MAX_TEXTS = 10_000
 """Of one device: the last ids that are recognised."""
 
 TEXT_IDS_BYTES = 4 << 20
-"""Of so many of the longest."""
+"""Memory that MAX_TEXTS ids of the greatest length take."""
 
 MAX_SERIES = 256
 """Of one device, the last ones: each crash of its program begins a new one, and it sends again what has no receipt."""
