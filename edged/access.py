@@ -72,6 +72,20 @@ def why_refused(path: Path, error: OSError, *, reads: bool = False) -> str:
         return error.strerror or str(error)
 
 
+def why_refused_in(path: Path, error: OSError) -> str:
+    """As `why_refused`, of a file that this process keeps in a folder of its own: the path, and what bars the way."""
+    if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+        return f"{path}: {error}"
+    barred = Path(error.filename or path)
+    with contextlib.suppress(PermissionError):  # a folder above lets nobody see which it is, and is told of
+        if path.is_dir() and not os.access(path, os.X_OK, effective_ids=True):
+            barred = path
+        elif barred != path and not barred.exists() and barred.parent.is_dir():
+            barred = barred.parent  # a file that is to be made there
+    reason = why_refused(barred, OSError(error.errno, error.strerror))
+    return reason if reason.startswith(str(path)) else f"{path}: {reason}"
+
+
 def why_dead(path: Path) -> str:
     """Which part of `path` is a link to where nothing is; "" when none is."""
     with contextlib.suppress(PermissionError):  # whoever meets that is told of it

@@ -25,6 +25,7 @@ EdgedError
 └── TransientError        to be retried, by the adapter that raised it
     ├── LogUnavailable    Kafka does not answer
     ├── ArchiveUnavailable
+    │   └── ArchiveFull   it has no room: a full disk, or a quota
     └── SourceRefused     one source cannot be archived now; others can
 
 Foreign exceptions are translated in the adapter, always `raise … from`.
@@ -193,6 +194,10 @@ class MqttUnavailable(TransientError):  # noqa: N818
 
 class ArchiveUnavailable(TransientError):  # noqa: N818
     """The archive does not answer within the deadline."""
+
+
+class ArchiveFull(ArchiveUnavailable):
+    """The archive has no room for what was to be written; the write was undone."""
 
 
 class SourceRefused(TransientError):  # noqa: N818

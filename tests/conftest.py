@@ -22,6 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 from edged.log.output import configure
 from tests.support import fake_time, kernels, properties
 from tests.support.brokers import Apache, Broker, Embedded, need
+from tests.support.hdfs import need_hdfs
 from tests.support.kafka_cluster import KafkaCluster
 from tests.support.mosquitto import Mosquitto, need_mosquitto
 from tests.support.secured import SecuredKafka
@@ -39,8 +40,17 @@ _SLOW_FOLDER = TESTS / "slow"
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
 _WITHOUT_BROKERS = TESTS / "faults" / "test_table.py"
 _PROCESSES_FOLDER = TESTS / "adapters" / "tflite"  # a foreign file's first use is tried in a process of its own
-_BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka", "kafka_cluster", "mosquitto")
-_PROCESS_FIXTURES = {"need_broker", "process", "mosquitto"}
+_BROKERS = (
+    "embedded_broker",
+    "apache_kafka",
+    "secured_kafka",
+    "kafka_cluster",
+    "mosquitto",
+    "hdfs",
+    "moto",
+    "versitygw",
+)
+_PROCESS_FIXTURES = {"need_broker", "process", "mosquitto", "hdfs", "moto", "versitygw"}
 _QUIET_FIXTURE = "quiet_machine"
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 """Audit events of the interpreter."""
@@ -288,3 +298,28 @@ def mosquitto(process: None) -> Iterator[Mosquitto]:
     need_mosquitto()
     with Mosquitto() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def hdfs(process: None) -> SharedBroker:
+    """HDFS, a NameNode and three DataNodes, that all tests of the run share: use a folder of your own."""
+    need_hdfs()
+    return shared_broker("hdfs")
+
+
+@pytest.fixture(scope="session")
+def versitygw(process: None) -> SharedBroker:
+    """An S3 gateway on a folder that all tests of the run share: use a prefix of your own."""
+    from tests.support.s3 import need_versitygw  # noqa: PLC0415 - its client is not everywhere
+
+    need_versitygw()
+    return shared_broker("versitygw")
+
+
+@pytest.fixture(scope="session")
+def moto(process: None) -> SharedBroker:
+    """An S3 in memory that all tests of the run share: use a prefix of your own."""
+    from tests.support.s3 import need_moto  # noqa: PLC0415 - see above
+
+    need_moto()
+    return shared_broker("moto")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what `face` resolves
     from edged.ports.models import Classifier, FeatureExtractor
     from edged.ports.mqtt import MqttBroker, MqttSession, Packet, PacketProperties, Verdict
     from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
+    from edged.ports.objects import Listed, Manifest, ObjectStore
 
 __all__ = [
     "HELD_OUT",
@@ -41,13 +42,16 @@ __all__ = [
     "Item",
     "LaneClock",
     "LeftOut",
+    "Listed",
     "Log",
     "LogReader",
+    "Manifest",
     "Message",
     "MqttBroker",
     "MqttSession",
     "NotArchived",
     "Notifier",
+    "ObjectStore",
     "Omissions",
     "Packet",
     "PacketProperties",
@@ -62,7 +66,7 @@ __all__ = [
     "Watermarks",
 ]
 
-_LIGHTEST_FIRST = ("log", "node", "mqtt", "checkpoints", "cache", "models", "datasets", "archive")
+_LIGHTEST_FIRST = ("log", "node", "mqtt", "checkpoints", "cache", "models", "datasets", "objects", "archive")
 
 if not TYPE_CHECKING:  # with it, a type checker would take any name
     __getattr__ = face(__name__, _LIGHTEST_FIRST, __all__)

@@ -280,7 +280,7 @@ def _formatted_data() -> Path:
 def _kept(what: str) -> Path:
     """Where something that this Java makes of these jars is kept for later runs."""
     java = hashlib.sha256(os.path.realpath(shutil.which("java") or "java").encode() + str(kafka_jars()).encode())
-    kept = Path.home() / ".cache" / "edged-tests" / f"kafka-{_kafka_version()}-{java.hexdigest()[:8]}.{what}"
+    kept = Path.home() / ".cache" / "edged-tests" / f"kafka-{_version(_POM)}-{java.hexdigest()[:8]}.{what}"
     kept.parent.mkdir(parents=True, exist_ok=True)
     return kept
 
@@ -288,16 +288,21 @@ def _kept(what: str) -> Path:
 @functools.cache
 def kafka_jars() -> Path:
     """The folder of Kafka's jars: $EDGED_KAFKA_JARS, or copied by Maven (once) to ~/.cache/edged-tests."""
-    given = os.environ.get("EDGED_KAFKA_JARS")
+    return maven_jars("kafka", _POM, "EDGED_KAFKA_JARS")
+
+
+def maven_jars(name: str, pom: Path, variable: str) -> Path:
+    """The folder that the environment's `variable` names, or of a POM's jars, copied by Maven once for all runs."""
+    given = os.environ.get(variable)
     if given:
         return Path(given)
-    folder = Path.home() / ".cache" / "edged-tests" / f"kafka-{_kafka_version()}"
+    folder = Path.home() / ".cache" / "edged-tests" / f"{name}-{_version(pom)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(folder.with_suffix(".lock")):
         if folder.exists():
             return folder
         with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
-            command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
+            command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
             subprocess.run([*command, f"-DoutputDirectory={fresh}/jars"], check=True, capture_output=True)
             (Path(fresh) / "jars").rename(folder)
     return folder
@@ -348,7 +353,7 @@ def free_port() -> int:
             return port
 
 
-def _kafka_version() -> str:
-    version = ET.parse(_POM).find(".//{*}dependency/{*}version")  # noqa: S314 - our own file
+def _version(pom: Path) -> str:
+    version = ET.parse(pom).find(".//{*}dependency/{*}version")  # noqa: S314 - our own file
     assert version is not None
     return str(version.text)

@@ -14,13 +14,44 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from typing import Protocol, Self
 
-from tests.support.brokers import Apache, Broker, Embedded
+from tests.support.brokers import Apache, Embedded
+from tests.support.hdfs import Hdfs
 from tests.support.secured import SecuredApache, SecuredKafka
 
 _RUN = "EDGED_TEST_RUN"
-_KINDS: dict[str, Callable[[], Broker]] = {"embedded": Embedded, "apache": Apache, "secured": SecuredApache}
 _FAILED = b"failed: "
+
+
+class _Server(Protocol):
+    """What is started once for all."""
+
+    def about(self) -> Mapping[str, str]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exc: object) -> None: ...
+
+
+def _moto() -> _Server:
+    from tests.support.s3 import Moto  # noqa: PLC0415 - its client is not everywhere
+
+    return Moto()
+
+
+def _versitygw() -> _Server:
+    from tests.support.s3 import Versitygw  # noqa: PLC0415 - see above
+
+    return Versitygw()
+
+
+_KINDS: dict[str, Callable[[], _Server]] = {
+    "embedded": Embedded,
+    "apache": Apache,
+    "secured": SecuredApache,
+    "hdfs": Hdfs,
+    "moto": _moto,
+    "versitygw": _versitygw,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +66,7 @@ class SharedBroker:
 
 
 def shared_broker(kind: str) -> SharedBroker:
-    """The run's broker, "embedded" or "apache"; it is started if nobody has asked for it before."""
+    """The run's broker or other server, by its kind; it is started if nobody has asked for it before."""
     return SharedBroker(int(_about(kind)["port"]))
 
 
@@ -76,7 +107,7 @@ class TestRun:
         self._folder = tempfile.TemporaryDirectory(prefix="edged-tests-", dir="/tmp")
         os.environ[_RUN] = self._folder.name
         self._listener = Listener(str(_folder() / "brokers"), "AF_UNIX")
-        self._brokers: dict[str, Broker] = {}
+        self._brokers: dict[str, _Server] = {}
         # A broker dies with the thread that has started it.
         self._thread = threading.Thread(target=self._serve, name="brokers", daemon=True)
         self._thread.start()

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from edged.access import why_dead, why_refused
+from edged.access import why_dead, why_refused_in
 from edged.adapters.parquet import file as parquet_file
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef
@@ -130,7 +130,7 @@ class ArchiveFolder:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArchiveUnavailable(self._absence()) from error
         except OSError as error:
-            raise ArchiveUnavailable(_reason(self._root, error)) from error
+            raise ArchiveUnavailable(why_refused_in(Path(self._root), error)) from error
         try:
             return json.loads(content)["format"]
         except (ValueError, KeyError, TypeError) as error:
@@ -357,22 +357,8 @@ def translated(path: str) -> Iterator[None]:
         if error.errno is None:  # how pyarrow reports a file that it cannot parse
             raise CorruptFileError(f"{path}: {error}") from error
         kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
-        raise kind(_reason(path, error)) from error
+        raise kind(why_refused_in(Path(path), error)) from error
     except AnotherVersion as error:  # kept where it is
         raise StorageError(f"{path}: {error}") from error
     except parquet_file.CORRUPTION as error:
         raise CorruptFileError(f"{path}: {error}") from error
-
-
-def _reason(path: str, error: OSError) -> str:
-    """The path, and what bars the way, where it is that."""
-    if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
-        return f"{path}: {error}"
-    barred = Path(error.filename or path)
-    with contextlib.suppress(PermissionError):  # a folder above lets nobody see which it is, and is told of
-        if Path(path).is_dir() and not os.access(path, os.X_OK, effective_ids=True):
-            barred = Path(path)
-        elif barred != Path(path) and not barred.exists() and barred.parent.is_dir():
-            barred = barred.parent  # a file that is to be made there
-    reason = why_refused(barred, OSError(error.errno, error.strerror))
-    return reason if reason.startswith(path) else f"{path}: {reason}"

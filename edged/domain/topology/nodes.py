@@ -160,10 +160,34 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class S3Access:
+    """How to reach a bucket; what is None comes from the environment, by AWS's names. repr hides the secrets.
+
+    `endpoint`: the gateway's URL; None: AWS. `ca`: of the authority that signed its certificate.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HdfsAccess:
+    """How to reach HDFS. `config`: the folder of Hadoop's own configuration; None: as HADOOP_CONF_DIR says."""
+
+    config: str | None = None
+    principal: str | None = None
+    keytab: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Archive:
     """`flush_s`, `flush_bytes`: age and size at which a file is written, whichever comes first.
 
-    `trim`: whether it deletes from Kafka what it has archived.
+    `trim`: whether it deletes from Kafka what it has archived. `s3`, `hdfs`: with a `url` of that kind.
     """
 
     name: str
@@ -171,3 +195,5 @@ class Archive:
     flush_s: float = 10.0
     flush_bytes: int = 32 * MIB
     trim: bool = False
+    s3: S3Access = S3Access()
+    hdfs: HdfsAccess = HdfsAccess()
