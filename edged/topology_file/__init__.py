@@ -63,10 +63,10 @@ def load(
 ) -> Topology:
     """The topology in the file at `path`. Raises ConfigError with all its problems at once.
 
-    Without `needs_kafka` the variables and credentials of section `kafka` may be missing; those of section `mqtt` in
-    any case, but where `node` speaks MQTT and reads the file to run. A backbone's path is relative
-    to the topology file's folder. Its file is read, and the model on top of it checked, only with `look_up_backbone`:
-    not every node has it.
+    Without `needs_kafka` the variables and credentials of section `kafka` may be missing. Those of section `mqtt`, and
+    of the archive's store, may in any case, but where `node` speaks MQTT, or is the archive, and reads the file to run.
+    A backbone's path is relative to the topology file's folder. Its file is read, and the model on top of it checked,
+    only with `look_up_backbone`: not every node has it.
     """
     may_miss = None if needs_kafka else OF_KAFKA
     return _inspect(path, environment, may_miss, look_up_backbone, node=node).topology
@@ -85,7 +85,8 @@ def inspect(
 
     `lenient`: the file is read on another machine than its nodes. Their names and addresses (site, kafka, the archive's
     url) may come from variables and credentials that are missing here: each is a warning, and the "${…}" is kept.
-    `node`: who reads it: only who speaks MQTT needs what section `mqtt` refers to. None: it is read for all.
+    `node`: who reads it: only who speaks MQTT needs what section `mqtt` refers to, and only the archive node what the
+    archive's store does. None: it is read for all.
     `check_tls`: judges the node's certificate files, which may be missing where it is not given.
     """
     may_miss = NODE_SPECIFIC if lenient else None
@@ -111,7 +112,9 @@ def _inspect(
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
     speaks_mqtt = node is None or topology.speaks_mqtt(node)
     if speaks_mqtt:
-        reading.require_mqtt()
+        reading.require("mqtt")
+    if node is None or topology.tier_of(node) == "archive":
+        reading.require("store")
     findings = [*unread, *rules.problems(topology)]
     of_files: list[Finding] = []
     if check_tls is not None:

@@ -32,14 +32,19 @@ _IMPLICIT = {
     "tag:yaml.org,2002:value": "a default",
 }
 _MAX_SHOWN = 64
-NODE_SPECIFIC = re.compile(r"site|kafka\..*|mqtt\..*|archive\[\d+\]\.url")
+NODE_SPECIFIC = re.compile(r"site|kafka\..*|mqtt\..*|archive\[\d+\]\.(url|s3\..*|hdfs\..*)")
 """Names and addresses, which differ from node to node and do not affect the plan."""
 
 OF_KAFKA = re.compile(r"kafka\..*")
 """What only those need who talk to Kafka."""
 
-OF_MQTT = re.compile(r"mqtt\..*")
-"""What only those nodes need who speak MQTT; who does is known when all is read."""
+OF_SOME = {"mqtt": re.compile(r"mqtt\..*"), "store": re.compile(r"archive\[\d+\]\.(s3|hdfs)\..*")}
+"""What only those nodes need who speak MQTT, or reach the archive's store; who does is known when all is read."""
+
+
+def needed_by(at: str) -> str:
+    """The key of OF_SOME that the path belongs to; "" when every node needs it."""
+    return next((what for what, pattern in OF_SOME.items() if pattern.fullmatch(at)), "")
 
 
 @dataclass(slots=True)
@@ -49,7 +54,7 @@ class Reading:
     `bad`: paths whose values could not be read, and have placeholders. `missing`: those of values that come from
     outside, and are not there; what stands around them is known. `only_entries`: paths such as training[0] of
     what stands in the file without the list that it may be in. `may_miss`: paths at which a missing variable or
-    credential is only a warning. `missing_of_mqtt`: those of the section mqtt, which most nodes can do without.
+    credential is only a warning. `missing_of`: those of OF_SOME, by its keys, which most nodes can do without.
     `credentials`: the names of those that values refer to, with the first one's path.
     """
 
@@ -62,7 +67,7 @@ class Reading:
     missing: set[str] = field(default_factory=set)
     only_entries: set[str] = field(default_factory=set)
     may_miss: re.Pattern[str] | None = None
-    missing_of_mqtt: list[tuple[yaml.Node, str, VariableError]] = field(default_factory=list)
+    missing_of: list[tuple[str, yaml.Node, str, VariableError]] = field(default_factory=list)
     credentials: dict[str, str] = field(default_factory=dict)
 
     def enter(self, node: yaml.Node, at: str) -> bool:
@@ -104,7 +109,7 @@ class Reading:
             self.wrong(node, at, f"has no value; expected {expected}")
             return None
         for name in credentials_in(node.value):
-            if OF_MQTT.fullmatch(self.credentials.get(name, "mqtt.")):
+            if name not in self.credentials or needed_by(self.credentials[name]):
                 self.credentials[name] = at
         try:
             text = self.variables.expand(node.value)
@@ -123,17 +128,18 @@ class Reading:
             if expression in node.value:
                 self.warnings.append((node.start_mark, Finding(at, exposed.message, exposed.mended)))
 
-    def require_mqtt(self) -> None:
-        """What section mqtt lacks is needed: have it told."""
-        for node, at, error in self.missing_of_mqtt:
-            self._tell_missing(node, at, error)
+    def require(self, what: str) -> None:
+        """What is missing of that key of OF_SOME is needed: have it told."""
+        for of, node, at, error in self.missing_of:
+            if of == what:
+                self._tell_missing(node, at, error)
 
     def _lacks(self, node: yaml.Node, at: str, error: VariableError) -> None:
         if not isinstance(error, MissingError):
             self.wrong(node, at, error.message, error.suggestion)
-        elif OF_MQTT.fullmatch(at):
+        elif of := needed_by(at):
             self.missing.add(at)
-            self.missing_of_mqtt.append((node, at, error))
+            self.missing_of.append((of, node, at, error))
         else:
             self._tell_missing(node, at, error)
 

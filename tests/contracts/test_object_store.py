@@ -22,7 +22,8 @@ from tests.support.proxy import Proxy
 NAME = "fashion/pi-a/00000000/00000000000000000007.parquet"
 FOLDER = NAME.rpartition("/")[0]
 KINDS = ("memory", "local", "moto", "versitygw", "hdfs")
-SERVERS = ("memory", "moto", "versitygw", "hdfs")
+_PROXY = "a proxy to "
+SERVERS = ("memory", *(f"{_PROXY}{kind}" for kind in ("moto", "versitygw", "hdfs")))
 """Those that may be away, or hang, beside whoever asks them."""
 
 WRITERS = 8
@@ -85,34 +86,39 @@ class LocalBed:
 
 
 class _Remote:
-    """Behind a proxy of its own."""
+    """Behind a proxy of its own, or not."""
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, port: int, proxy: Proxy | None) -> None:
         self._proxy = proxy
+        self._address = f"127.0.0.1:{port if proxy is None else proxy.port}"
 
     def go_away(self) -> None:
+        assert self._proxy is not None
         self._proxy.refuse = True
         self._proxy.cut()
 
     def hang(self) -> None:
+        assert self._proxy is not None
         self._proxy.blackhole = True
 
     def lose_answers(self) -> None:
+        assert self._proxy is not None
         self._proxy.drop_answers = True
 
     def come_back(self) -> None:
+        assert self._proxy is not None
         self._proxy.refuse = self._proxy.blackhole = self._proxy.drop_answers = False
         self._proxy.cut()
 
 
 class S3Bed(_Remote):
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, port: int, proxy: Proxy | None) -> None:
         from tests.support.s3 import ACCESS_KEY, BUCKET, REGION, SECRET_KEY  # noqa: PLC0415 - its client is not everywhere
 
-        super().__init__(proxy)
+        super().__init__(port, proxy)
         self._prefix = uuid.uuid4().hex
         self._url = f"s3://{BUCKET}/{self._prefix}"
-        self._access = S3Access(f"http://127.0.0.1:{proxy.port}", REGION, ACCESS_KEY, SECRET_KEY)
+        self._access = S3Access(f"http://{self._address}", REGION, ACCESS_KEY, SECRET_KEY)
 
     def store(self, writer: str = "arc-1", deadline_s: float = DEADLINE_S) -> Store:
         from edged.adapters.s3 import s3_store  # noqa: PLC0415 - see above
@@ -142,10 +148,9 @@ class S3Bed(_Remote):
 
 
 class HdfsBed(_Remote):
-    def __init__(self, proxy: Proxy) -> None:
-        super().__init__(proxy)
+    def __init__(self, port: int, proxy: Proxy | None) -> None:
+        super().__init__(port, proxy)
         self._root = f"/{uuid.uuid4().hex}"
-        self._address = f"127.0.0.1:{proxy.port}"
         self.store().create()
 
     def store(self, writer: str = "arc-1", deadline_s: float = DEADLINE_S) -> Store:
@@ -173,9 +178,14 @@ def bed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bed]:
     elif request.param == "local":
         yield LocalBed(tmp_path / "archive")  # type: ignore[misc]  # it is never asked to go away
     else:
-        server = request.getfixturevalue(request.param)
-        with Proxy(server.port) as proxy:
-            yield HdfsBed(proxy) if request.param == "hdfs" else S3Bed(proxy)
+        kind = request.param.removeprefix(_PROXY)
+        port = request.getfixturevalue(kind).port
+        make = HdfsBed if kind == "hdfs" else S3Bed
+        if kind == request.param:
+            yield make(port, None)
+        else:
+            with Proxy(port) as proxy:
+                yield make(port, proxy)
 
 
 @pytest.fixture

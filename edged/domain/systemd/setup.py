@@ -70,18 +70,25 @@ def setup_of(topology: Topology, node: str, credentials: Mapping[str, str]) -> S
     """What `node`, an edge or the archive, needs.
 
     `credentials`: the names that the topology's file refers to, with a path that does. Those of section `mqtt` are
-    needed by nodes that speak it.
+    needed by nodes that speak it, those of section `archive` by its node.
     """
     tier = topology.tier_of(node)
     assert tier in {"edge", "archive"}
     daemon, companion = possible_units(node)
     archive = archive_folder(topology) if tier == "archive" else ""
-    needed = (name for name, at in credentials.items() if not at.startswith("mqtt.") or topology.speaks_mqtt(node))
+    needed = (name for name, at in credentials.items() if _needs(topology, node, at))
     secrets = {name: f"{CREDENTIALS}/{node}/{name}" for name in sorted(needed)}
     drop_ins = {daemon: _drop_in(node, secrets, archive)}
     if tier == "edge" and topology.jobs:  # there is nothing else to predict with
         drop_ins[companion] = _drop_in(node, secrets, "")
     return Setup(node, drop_ins, tuple(_folders(node, secrets, archive)), secrets, archive)
+
+
+def _needs(topology: Topology, node: str, at: str) -> bool:
+    """Whether the node needs what the path of the topology's file refers to."""
+    if at.startswith("archive["):
+        return topology.tier_of(node) == "archive"
+    return not at.startswith("mqtt.") or topology.speaks_mqtt(node)
 
 
 def possible_units(node: str) -> tuple[str, str]:
@@ -121,7 +128,7 @@ def unfit(topology: Topology, node: str) -> Problem | None:
             f"which folder the unit may write is not known: {url}",
             f"give the unit the variable: Environment=… in `systemctl edit {possible_units(node)[0]}`",
         )
-    reason = _why_no_archive(folder)
+    reason = _why_no_archive(folder) if folder else ""
     return Problem("archive[0].url", reason, "choose another folder, such as /srv/edged") if reason else None
 
 

@@ -8,13 +8,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from edged.domain.topology.nodes import Archive, Cache, Device, Edge, Kafka, LogSettings, Mqtt, Security, Stream, Tls
+from edged.domain.topology.nodes import (
+    Archive,
+    Cache,
+    Device,
+    Edge,
+    HdfsAccess,
+    Kafka,
+    LogSettings,
+    Mqtt,
+    S3Access,
+    Security,
+    Stream,
+    Tls,
+)
 from edged.domain.topology.topology import Topology
 from edged.domain.topology.training import Augment, Deploy, Exchange, Sampling, Training
 
 _SECTIONS = (
-    Topology, Kafka, Security, Mqtt, Tls, Stream, Device, Edge, Cache, Archive, LogSettings,
-    Training, Sampling, Augment, Exchange, Deploy,
+    Topology, Kafka, Security, Mqtt, Tls, Stream, Device, Edge, Cache, Archive, S3Access, HdfsAccess,
+    LogSettings, Training, Sampling, Augment, Exchange, Deploy,
 )  # fmt: skip
 """What is compared key by key; anything else as a whole, such as a model or an optimizer."""
 

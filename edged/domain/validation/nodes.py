@@ -1,9 +1,8 @@
-"""Devices, edges and the archive: references, codecs, URLs."""
+"""Devices and edges: references, codecs, labels."""
 
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator
-from urllib.parse import urlsplit
 
 from edged.domain.nn.spec import shape_text
 from edged.domain.samples.sample import MAX_BYTES
@@ -11,8 +10,6 @@ from edged.domain.suggest import did_you_mean
 from edged.domain.text import shown
 from edged.domain.topology import Device, Stream, Topology
 from edged.domain.validation.finding import Finding
-
-ARCHIVE_SCHEMES = ("file", "hdfs", "webhdfs", "s3")
 
 _BYTES_OF = {"uint8": 1, "float32": 4}
 
@@ -25,7 +22,6 @@ def sample_bytes(stream: Stream) -> int:
 def problems(topology: Topology) -> Iterator[Finding]:
     """See `rules.problems`."""
     yield from _devices(topology)
-    yield from _archive(topology)
 
 
 def _devices(topology: Topology) -> Iterator[Finding]:
@@ -74,17 +70,6 @@ def _codec(path: str, device: Device, stream: Stream) -> Iterator[Finding]:
         )
 
 
-def _archive(topology: Topology) -> Iterator[Finding]:
-    if len(topology.archive) != 1:
-        yield Finding(
-            "archive",
-            f"exactly one archive node, not {len(topology.archive)}: one node serves, and the file system behind it is"
-            " what is distributed",
-        )
-    for i, archive in enumerate(topology.archive):
-        yield from _url(f"archive[{i}].url", archive.url)
-
-
 def _alike_labels(stream: Stream) -> Iterator[Finding]:
     """Labels that differ in upper and lower case alone, or in the kind or number of their blanks, or in width."""
     seen: dict[str, tuple[int, str]] = {}
@@ -100,41 +85,11 @@ def _alike_labels(stream: Stream) -> Iterator[Finding]:
             )
 
 
-def _trimmed_live(topology: Topology, live: Iterable[str]) -> Iterator[Finding]:
-    for i, archive in enumerate(topology.archive):
-        for stream in live if archive.trim else ():
-            yield Finding(
-                f"archive[{i}].trim",
-                f'the stream "{stream}" is trained on live: an edge that lags, or was away, misses what has been'
-                " deleted meanwhile",
-                "",
-                ("training",),
-            )
-
-
-def _url(path: str, url: str) -> Iterator[Finding]:
-    try:
-        parts = urlsplit(url)
-        has_user = "@" in parts.netloc
-    except ValueError:
-        yield Finding(path, "it is not a URL", "such as file:///srv/edged")
-        return
-    if parts.scheme not in ARCHIVE_SCHEMES:
-        yield Finding(path, "the archive's URL begins with file://, hdfs:// or s3://", "such as file:///srv/edged")
-    elif has_user:
-        yield Finding(path, "a URL holds no user name or password here")
-    elif parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/") or "\0" in url):
-        yield Finding(path, "file:// takes an absolute path", "such as file:///srv/edged, with three slashes")
-    elif parts.query or parts.fragment:
-        yield Finding(path, "the archive's URL has no '?' and no '#'")
-
-
 def warnings(topology: Topology) -> Iterator[Finding]:
     """See `rules.warnings`."""
     for each in topology.streams:
         yield from _alike_labels(each)
     live = dict.fromkeys(job.stream for job in topology.jobs if job.source != "archive")
-    yield from _trimmed_live(topology, live)
     for i, edge in enumerate(topology.edges):
         sent = {device.stream for device in topology.devices_of(edge.name)}
         if not sent:

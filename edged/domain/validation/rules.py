@@ -4,7 +4,7 @@ A topology may have been read only in part: references may dangle, so look-ups n
 """
 
 from edged.domain.topology import Topology
-from edged.domain.validation import budgets, group, mqtt, names, network, nodes, training, unsupported
+from edged.domain.validation import archive, budgets, group, mqtt, names, network, nodes, training, unsupported
 from edged.domain.validation.finding import Finding
 
 
@@ -15,6 +15,7 @@ def problems(topology: Topology) -> list[Finding]:
         *network.problems(topology),
         *mqtt.problems(topology),
         *nodes.problems(topology),
+        *archive.problems(topology),
         *training.problems(topology),
         *group.problems(topology),
         *budgets.problems(topology),
@@ -28,6 +29,7 @@ def warnings(topology: Topology) -> list[Finding]:
         *network.warnings(topology),
         *mqtt.warnings(topology),
         *nodes.warnings(topology),
+        *archive.warnings(topology),
         *training.warnings(topology),
         *group.warnings(topology),
     ]

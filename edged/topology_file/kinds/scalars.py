@@ -65,6 +65,11 @@ ADDRESS = Text('host:port, such as "broker.lan:9092"', r"(?:[A-Za-z0-9._-]+|\[[0
 MQTT_ADDRESS = Text(
     'host or host:port, such as "broker.lan:1883"', r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", 300
 )
+ENDPOINT = Text(
+    'http:// or https:// with host and port, such as "https://s3.lan:9000"',
+    r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?",
+    300,
+)
 FILE_PATH = Text("the path of a file", is_path=True)
 
 

@@ -10,6 +10,7 @@ from edged.domain.topology import (
     Device,
     Dtype,
     Edge,
+    HdfsAccess,
     IdKind,
     Kafka,
     LogLevel,
@@ -17,6 +18,7 @@ from edged.domain.topology import (
     Mechanism,
     Mqtt,
     Protocol,
+    S3Access,
     Security,
     Stream,
     Tls,
@@ -25,6 +27,7 @@ from edged.domain.topology import (
 from edged.topology_file.kinds.lists import Listing
 from edged.topology_file.kinds.scalars import (
     ADDRESS,
+    ENDPOINT,
     FILE_PATH,
     MQTT_ADDRESS,
     NAME,
@@ -157,6 +160,25 @@ EDGE = section(
     memory_limit=Key(size(64 * MIB, _TIB), "maximum memory of the whole daemon"),
 )
 
+_S3 = section(
+    S3Access,
+    "How to reach a bucket; what is left out comes from the environment, by the names that AWS gave it.",
+    endpoint=Key(ENDPOINT, "the gateway's URL, such as https://s3.site.lan:9000; AWS's own if it is not given"),
+    region=Key(Text("a region such as eu-central-1", r"[A-Za-z0-9-]{1,64}"), "the bucket's region"),
+    access_key=Key(Text(is_secret=True, max_bytes=256), 'the id of the access key, as "${cred:NAME}"'),
+    secret_key=Key(Text(is_secret=True, max_bytes=1024), 'the secret key, as "${cred:NAME}"'),
+    session_token=Key(Text(is_secret=True), 'the token of a session, which expires, as "${cred:NAME}"'),
+    ca=Key(FILE_PATH, "certificates of the authority that signed the gateway's, PEM"),
+)
+
+_HDFS = section(
+    HdfsAccess,
+    "How to reach HDFS; without Kerberos this is HADOOP_USER_NAME, or the process's user.",
+    config=Key(FILE_PATH, "the folder of core-site.xml and hdfs-site.xml; HADOOP_CONF_DIR if it is not given"),
+    principal=Key(Text("a Kerberos principal"), "the node's principal"),
+    keytab=Key(FILE_PATH, "the keytab with its key"),
+)
+
 ARCHIVE = section(
     Archive,
     "The archive: it keeps all samples and streams epochs of them back.",
@@ -165,4 +187,6 @@ ARCHIVE = section(
     flush=Key(duration(0.1, 3600), "a file is written once its first sample is this old"),
     flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or once its samples fill this much"),
     trim=Key(Switch(), "delete from Kafka what is archived; needs the right to"),
+    s3=Key(_S3, "with an s3:// URL, how to reach the bucket"),
+    hdfs=Key(_HDFS, "with an hdfs:// URL, how to reach HDFS"),
 )

@@ -36,6 +36,18 @@ def test_who_does_not_speak_mqtt_needs_none_of_its_secrets(node, secrets):
     assert setup_of(topology, node, credentials).secrets.keys() == secrets
 
 
+@pytest.mark.parametrize(("node", "secrets"), [("pi-a", set()), ("vault", {"s3-secret"})])
+def test_only_the_archive_needs_the_secrets_of_its_store(node, secrets):
+    credentials = {"s3-secret": "archive[0].s3.secret_key"}
+    assert setup_of(VALID, node, credentials).secrets.keys() == secrets
+
+
+def test_a_remote_archive_needs_no_folder_of_the_machine():
+    remote = replace(VALID, archive=(replace(VALID.archive[0], url="hdfs://namenode:8020/edged"),))
+    assert unfit(remote, "vault") is None
+    assert "ReadWritePaths" not in setup_of(remote, "vault", {}).drop_ins["edged@vault.service"]
+
+
 def test_where_nothing_is_trained_there_is_no_companion():
     assert setup_of(replace(VALID, jobs=()), "pi-a", {}).units == ("edged@pi-a.service",)
 

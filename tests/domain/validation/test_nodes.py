@@ -1,10 +1,9 @@
-"""Devices, edges and the archive."""
+"""Devices and edges."""
 
 from dataclasses import replace
 
 import pytest
 
-from edged.domain.topology import Archive
 from edged.domain.validation import rules
 from tests.support.valid_topology import VALID, problems, warnings, with_device, with_stream, with_training
 
@@ -26,32 +25,6 @@ def test_a_broken_rule_is_reported_once_at_its_place(topology, path, message):
     assert problems(topology) == [(path, message)]
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_there_is_exactly_one_archive_and_the_reason_is_given(count):
-    archive = tuple(Archive(f"vault-{i}", "file:///x") for i in range(count))
-
-    message = (
-        f"exactly one archive node, not {count}: one node serves, and the file system behind it is what is distributed"
-    )
-    assert problems(replace(VALID, archive=archive)) == [("archive", message)]
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("file://srv/edged", "file:// takes an absolute path"),
-        ("file:srv", "file:// takes an absolute path"),
-        ("/srv/edged", "the archive's URL begins with file://, hdfs:// or s3://"),
-        ("ftp://host/x", "the archive's URL begins with file://, hdfs:// or s3://"),
-        ("file:///srv?x=1", "the archive's URL has no '?' and no '#'"),
-        ("s3://key:secret@bucket/x", "a URL holds no user name or password here"),
-        ("file://[", "it is not a URL"),
-    ],
-)
-def test_the_archives_url_is_one_that_can_be_written_to(url, message):
-    assert ("archive[0].url", message) in problems(replace(VALID, archive=(Archive("vault", url),)))
-
-
 def test_a_raw_sample_fits_into_one_message():
     largest = replace(VALID.streams[1], shape=(256, 256, 3), dtype="float32")
 
@@ -62,9 +35,6 @@ def test_a_raw_sample_fits_into_one_message():
             "a raw sample of 256×256×4 float32 has 1048576 bytes; at most 786432 fit into one message",
         )
     ]
-
-
-WARNED = 'the stream "tiles" is trained on live: an edge that lags, or was away, misses what has been deleted meanwhile'
 
 
 @pytest.mark.parametrize(
@@ -93,15 +63,6 @@ def test_labels_that_are_hard_to_tell_apart_are_a_warning(labels, message):
     topology = with_stream(labels=labels)
     assert problems(topology) == []
     assert warnings(topology) == [("streams.tiles.labels[1]", message)]
-
-
-def test_deleting_what_is_archived_under_live_training_is_a_warning():
-    trimming = (replace(VALID.archive[0], trim=True),)
-
-    assert warnings(replace(VALID, archive=trimming)) == []
-    live = with_training(source="both")
-    assert ("archive[0].trim", WARNED) in warnings(replace(live, archive=trimming))
-    assert ("archive[0].trim", WARNED) not in warnings(live)
 
 
 def test_a_suggestion_names_the_nearest_name():

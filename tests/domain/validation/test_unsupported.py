@@ -11,7 +11,7 @@ from tests.support.valid_topology import VALID, problems
 @pytest.mark.parametrize(
     ("topology", "path"),
     [
-        (replace(VALID, archive=(Archive("vault", "hdfs://namenode:9870/edged"),)), "archive[0].url"),
+        (replace(VALID, archive=(Archive("vault", "hdfs://namenode:8020/edged"),)), "archive[0].url"),
         (replace(VALID, archive=(Archive("vault", "s3://bucket/edged"),)), "archive[0].url"),
     ],
 )

@@ -1,0 +1,101 @@
+"""The archive's URL, and the keys by which its store is reached."""
+
+from dataclasses import replace
+
+import pytest
+
+from edged.domain.topology import Archive, HdfsAccess, S3Access
+from tests.support.valid_topology import VALID, problems, warnings, with_training
+
+WARNED = 'the stream "tiles" is trained on live: an edge that lags, or was away, misses what has been deleted meanwhile'
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_there_is_exactly_one_archive_and_the_reason_is_given(count):
+    archive = tuple(Archive(f"vault-{i}", "file:///x") for i in range(count))
+
+    message = (
+        f"exactly one archive node, not {count}: one node serves, and the file system behind it is what is distributed"
+    )
+    assert problems(replace(VALID, archive=archive)) == [("archive", message)]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("file://srv/edged", "file:// takes an absolute path"),
+        ("file:srv", "file:// takes an absolute path"),
+        ("/srv/edged", "the archive's URL begins with file://, hdfs:// or s3://"),
+        ("ftp://host/x", "the archive's URL begins with file://, hdfs:// or s3://"),
+        ("file:///srv?x=1", "the archive's URL has no '?' and no '#'"),
+        ("s3://key:secret@bucket/x", "a URL holds no user name or password here"),
+        ("file://[", "it is not a URL"),
+        ("s3://bucket:x/edged", "it is not a URL"),
+        ("s3:///edged", "s3:// takes a bucket"),
+        ("s3://bucket:9000/edged", "s3:// takes a bucket"),
+        ("hdfs://namenode:9870/edged", "9870 is the NameNode's web port"),
+        ("hdfs://namenode:50070/edged", "50070 is the NameNode's web port"),
+    ],
+)
+def test_the_archives_url_is_one_that_can_be_written_to(url, message):
+    assert ("archive[0].url", message) in problems(replace(VALID, archive=(Archive("vault", url),)))
+
+
+def of_store(url: str, **access) -> list[tuple[str, str]]:
+    """What is wrong with the keys alone: that such a URL is not taken yet is another rule."""
+    found = problems(replace(VALID, archive=(Archive("vault", url, **access),)))
+    return [each for each in found if each[0] != "archive[0].url"]
+
+
+@pytest.mark.parametrize(
+    ("url", "access", "expected"),
+    [
+        ("file:///srv/edged", {"s3": S3Access("https://s3.lan")}, [("archive[0].s3", "only s3:// uses it")]),
+        ("s3://bucket", {"hdfs": HdfsAccess("/etc/hadoop/conf")}, [("archive[0].hdfs", "only hdfs:// uses it")]),
+        ("s3://bucket", {"s3": S3Access(None, None, "a")},
+         [("archive[0].s3.access_key", "it is used only with its secret_key")]),
+        ("s3://bucket", {"s3": S3Access(None, None, None, "a")},
+         [("archive[0].s3.secret_key", "it is used only with its access_key")]),
+        ("s3://bucket", {"s3": S3Access(None, None, None, None, "a")},
+         [("archive[0].s3.session_token", "it is used only with its access_key")]),
+        ("hdfs://namenode:8020/edged", {"hdfs": HdfsAccess(keytab="/x")},
+         [("archive[0].hdfs.keytab", "it is used only with its principal")]),
+        ("s3://bucket/edged", {"s3": S3Access("https://s3.lan", "eu-central-1", "a", "b", "c", "/ca.pem")}, []),
+        ("hdfs://namenode:8020/edged", {"hdfs": HdfsAccess("/etc/hadoop/conf", "edged@LAN", "/keytab")}, []),
+        ("hdfs:///edged", {}, []),
+    ],
+)  # fmt: skip
+def test_keys_of_a_store_belong_to_its_url_and_together(url, access, expected):
+    assert of_store(url, **access) == expected
+
+
+def test_secrets_of_a_store_are_in_no_repr():
+    shown = repr(S3Access("https://s3.lan", "eu-central-1", "AKIA", "a-secret", "a-token"))
+
+    assert not any(secret in shown for secret in ("AKIA", "a-secret", "a-token"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_told"),
+    [
+        ("http://s3.lan:9000", True),
+        ("https://s3.lan", False),
+        ("http://127.0.0.1:7070", False),
+        ("http://[::1]", False),
+    ],
+)
+def test_samples_over_the_network_unencrypted_are_a_warning(endpoint, is_told):
+    archive = replace(VALID.archive[0], s3=S3Access(endpoint))
+
+    found = [path for path, _ in warnings(replace(VALID, archive=(archive,)))]
+
+    assert found == (["archive[0].s3.endpoint"] if is_told else [])
+
+
+def test_deleting_what_is_archived_under_live_training_is_a_warning():
+    trimming = (replace(VALID.archive[0], trim=True),)
+
+    assert warnings(replace(VALID, archive=trimming)) == []
+    live = with_training(source="both")
+    assert ("archive[0].trim", WARNED) in warnings(replace(live, archive=trimming))
+    assert ("archive[0].trim", WARNED) not in warnings(live)
