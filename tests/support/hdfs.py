@@ -35,6 +35,7 @@ _SETTINGS = {
     "dfs.datanode.hostname": "127.0.0.1",
     "dfs.namenode.fs-limits.min-block-size": "0",
     "hadoop.security.authentication": "simple",
+    "dfs.ls.limit": "10",
     "dfs.permissions.enabled": "true",
     "dfs.permissions.superusergroup": "hdfs-admins",
 }
@@ -106,7 +107,6 @@ class Hdfs:
         self.datanodes = tuple(
             _Daemon("org.apache.hadoop.hdfs.server.datanode.DataNode", conf) for _ in range(_NUM_DATANODES)
         )
-        self._ports = [node.port for node in self.datanodes]
         address = f"127.0.0.1:{self.namenode.port}"
         core = {"fs.defaultFS": f"hdfs://{address}"}
         hdfs = {
@@ -166,16 +166,15 @@ class Hdfs:
                 raise RuntimeError(f"HDFS is not up: {state}; {said[-3000:]}")
             time.sleep(_LOOK_S)
 
-    def replicas(self, path: str) -> list[list[int]]:
-        """The ports of the DataNodes that have each block of the file, by WebHDFS."""
-        url = f"http://127.0.0.1:{self.namenode.web_port}/webhdfs/v1{path}?op=GETFILEBLOCKLOCATIONS&user.name=root"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            blocks = json.load(answer)["BlockLocations"]["BlockLocation"]
-        return [[int(name.rpartition(":")[2]) for name in block["names"]] for block in blocks]
-
-    def at_port(self, port: int) -> _Daemon:
-        """The DataNode at this port."""
-        return next(node for node in self.datanodes if node.port == port)
+    def writing_datanode(self) -> _Daemon:
+        """A DataNode that has a block now that is being written."""
+        until_s = time.monotonic() + _START_S
+        while time.monotonic() < until_s:
+            for number, node in enumerate(self.datanodes):
+                if any(Path(self._folder.name, f"data-{number}").rglob("rbw/blk_*")):
+                    return node
+            time.sleep(_LOOK_S)
+        raise RuntimeError("no DataNode has a block that is being written")
 
     def _state(self) -> Mapping[str, Any]:
         query = "jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"

@@ -9,6 +9,7 @@ import http.server
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def need_versitygw() -> None:
     if "EDGED_VERSITYGW" not in os.environ and shutil.which("go") is None:
         require("neither EDGED_VERSITYGW nor go, to build the S3 gateway versitygw")
     try:
-        _versitygw()
+        versitygw_program()
     except (OSError, subprocess.CalledProcessError) as error:
         require(f"Go could not build versitygw: {error}")
 
@@ -54,7 +55,7 @@ def need_moto() -> None:
 
 
 @functools.cache
-def _versitygw() -> Path:
+def versitygw_program() -> Path:
     """The program: $EDGED_VERSITYGW, or built (once, some minutes) into ~/.cache/edged-tests."""
     given = os.environ.get("EDGED_VERSITYGW")
     if given:
@@ -98,6 +99,10 @@ class S3Server(Broker):
                 time.sleep(_LOOK_S)
         self.make_bucket(BUCKET)
 
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.stop(signal.SIGKILL)
+
     def make_bucket(self, name: str) -> None:
         raise NotImplementedError
 
@@ -137,7 +142,7 @@ class Versitygw(S3Server):
     def _command(self) -> list[str]:
         options = ["--port", f"127.0.0.1:{self.port}", "--region", REGION, "--iam-dir", str(self.folder / "users")]
         versions = ["--versioning-dir", str(self.folder / "versions")] if self._has_versions else []
-        return [str(_versitygw()), *options, "posix", *versions, str(self.folder / "data")]
+        return [str(versitygw_program()), *options, "posix", *versions, str(self.folder / "data")]
 
 
 class Moto(S3Server):

@@ -92,7 +92,12 @@ class Store:
 
     def delete(self, name: str) -> None:
         object_name.check(name)
-        self._call(name, lambda backend, _: backend.delete(name))
+
+        def delete(backend: Backend, _: GoesOn) -> None:
+            backend.delete(name)
+            backend.require_place()
+
+        self._call(name, delete)
 
     def manifest(self, name: str) -> Manifest | None:
         for _ in range(_TRIES):

@@ -92,6 +92,9 @@ class _Bucket:
             return int(obstore.head(self._store, name)["size"])
         except FileNotFoundError:
             return None
+        except BaseError:
+            self.require_place()  # the answer to a HEAD has no words
+            raise
 
     def pages(self, folder: str, after: str) -> Iterator[Sequence[Listed]]:
         offset = f"{folder}/{after}" if after else None
@@ -152,6 +155,7 @@ def _arguments(bucket: str, prefix: str, access: S3Access) -> dict[str, Any]:
     return {
         "bucket": bucket,
         "prefix": prefix or None,
+        "disable_bulk_delete": True,  # each object by a request of its own, which every S3 knows
         "client_options": options,
         "retry_config": {
             "max_retries": 1,

@@ -1,5 +1,6 @@
 """What the answers of an S3 mean, and what to do; without the secrets that some servers say back."""
 
+import os
 import re
 
 from edged.domain.topology import S3Access
@@ -9,6 +10,7 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SAID = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3})[^:\n]*")
 _MAX_TEXT = 300
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 _MEANINGS = {
     "NoSuchBucket": 'there is no bucket "{bucket}": make it, or correct the URL or the endpoint',
@@ -48,6 +50,8 @@ def translated(error: Exception, where: str, bucket: str, access: S3Access) -> A
         return ArchiveFull(f"{where}: it has no room, or a quota is used up ({code or status}): make room, or raise it")
     if meaning := _MEANINGS.get(code):
         return ArchiveUnavailable(f"{where}: {meaning.format(bucket=bucket, said=_hidden(said, access))}")
+    if "redirect without LOCATION" in text:
+        return ArchiveUnavailable(f"{where}: the bucket is in another region or at another endpoint")
     if "error sending request" in text or "connect" in text.lower():
         return ArchiveUnavailable(f"{where}: no connection, or no answer: {_reason(str(error))}")
     if status and not code:
@@ -76,7 +80,8 @@ def _reason(text: str) -> str:
 
 def _hidden(text: str, access: S3Access) -> str:
     """The text in one line, without secrets."""
-    for secret in (access.secret_key, access.session_token, access.access_key):
+    given = (access.secret_key, access.session_token, access.access_key)
+    for secret in (*given, *map(os.environ.get, _SECRET_VARIABLES)):
         if secret:
             text = text.replace(secret, "…")
     return " ".join(text.split())[:_MAX_TEXT]

@@ -1,0 +1,90 @@
+"""A real S3 gateway that is killed, paused and started again while objects are published and read."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from edged.adapters.objects.store import Store
+from edged.adapters.s3 import s3_store
+from edged.errors import ArchiveUnavailable
+from tests.support.object_stores import content, until_it_works
+from tests.support.s3 import BUCKET, Versitygw, need_versitygw
+
+NUM_OBJECTS = 40
+
+
+@pytest.fixture
+def gateway(process: None) -> Iterator[Versitygw]:
+    need_versitygw()
+    with Versitygw() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def store(gateway: Versitygw) -> Iterator[Store]:
+    store = s3_store(f"s3://{BUCKET}/edged", gateway.access(), "arc-1")
+    yield store
+    store.close()
+
+
+def test_a_gateway_killed_and_started_again_loses_and_doubles_nothing(gateway, store):
+    published: list[int] = []
+    wrong: list[int] = []
+    ends = threading.Event()
+
+    def publish() -> None:
+        for number in range(NUM_OBJECTS):
+            until_it_works(partial(store.publish, f"f/{number:03d}", [content(number)]))
+            published.append(number)
+
+    def read() -> None:
+        while not ends.is_set():
+            wrong.extend(
+                number
+                for number in tuple(published)
+                if until_it_works(partial(store.read, f"f/{number:03d}", 0, 400_000)) != content(number)
+            )
+
+    writer, reader = threading.Thread(target=publish), threading.Thread(target=read)
+    writer.start()
+    reader.start()
+    for _ in range(4):
+        gateway.kill()
+        gateway.start()
+    writer.join()
+    ends.set()
+    reader.join()
+
+    assert wrong == []
+    assert [each.name for each in store.list("f")] == [f"{number:03d}" for number in range(NUM_OBJECTS)]
+    assert all(store.read(f"f/{number:03d}", 0, 400_000) == content(number) for number in range(NUM_OBJECTS))
+
+
+def test_a_gateway_that_is_down_at_first_is_told_and_used_once_it_is_up(gateway):
+    gateway.stop()
+    store = s3_store(f"s3://{BUCKET}/edged", gateway.access(), "arc-1")
+    with pytest.raises(ArchiveUnavailable, match=r"nobody|refused"):
+        store.probe()
+
+    gateway.start()
+
+    assert list(until_it_works(store.probe)) == []
+
+
+def test_a_gateway_that_hangs_is_told_and_goes_on_without_a_restart(gateway):
+    store = s3_store(f"s3://{BUCKET}/edged", gateway.access(), "arc-1", deadline_s=1.0)
+    assert until_it_works(lambda: store.publish("f/a", [b"x"]))
+    gateway.pause()
+    try:
+        with pytest.raises(ArchiveUnavailable, match=r"no answer for \d+ s"):
+            store.size("f/a")
+        for _ in range(20):
+            with pytest.raises(ArchiveUnavailable, match="has not returned"):
+                store.publish("f/b", [b"x"])
+    finally:
+        gateway.resume()
+
+    assert until_it_works(lambda: store.size("f/a")) == 1
+    assert until_it_works(lambda: store.publish("f/b", [b"x"]))
