@@ -44,7 +44,9 @@ def need_versitygw() -> None:
         require("neither EDGED_VERSITYGW nor go, to build the S3 gateway versitygw")
     try:
         versitygw_program()
-    except (OSError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        require(f"Go could not build versitygw: {error.stderr.decode(errors='replace')[-500:]}")
+    except OSError as error:
         require(f"Go could not build versitygw: {error}")
 
 
