@@ -12,6 +12,9 @@ LEFT_OUT = (
     "edged.services.inference",
     "edged.adapters.tflite",
     "pyarrow",
+    "hdfs_native",
+    "obstore",
+    "edged.adapters.objects",
 )
 
 

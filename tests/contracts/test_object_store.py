@@ -11,10 +11,9 @@ import pytest
 
 from edged.adapters.local import local_store
 from edged.adapters.memory.objects import MemoryPlace
-from edged.adapters.objects.bounded import DEADLINE_S
 from edged.adapters.objects.store import Store
 from edged.domain.topology import HdfsAccess, S3Access
-from edged.errors import ArchiveUnavailable
+from edged.errors import ArchiveFull, ArchiveUnavailable
 from edged.ports.objects import Manifest
 from tests.support.object_stores import until_it_works
 from tests.support.proxy import Proxy
@@ -27,12 +26,14 @@ SERVERS = ("memory", *(f"{_PROXY}{kind}" for kind in ("moto", "versitygw", "hdfs
 """Those that may be away, or hang, beside whoever asks them."""
 
 WRITERS = 8
+PATIENT_S = 600.0
+"""Deadline of calls that nothing keeps from ending: the machine may have other things to do."""
 
 
 class Bed(Protocol):
     """A place for objects, and what may happen to it."""
 
-    def store(self, writer: str = "arc-1", deadline_s: float = DEADLINE_S) -> Store: ...
+    def store(self, writer: str = "arc-1", deadline_s: float = PATIENT_S) -> Store: ...
     def elsewhere(self) -> Store: ...
     def put_foreign(self, name: str, content: bytes) -> None: ...
     def go_away(self) -> None: ...
@@ -45,7 +46,7 @@ class MemoryBed:
     def __init__(self) -> None:
         self.place = MemoryPlace()
 
-    def store(self, writer: str = "arc-1", deadline_s: float = DEADLINE_S) -> Store:
+    def store(self, writer: str = "arc-1", deadline_s: float = PATIENT_S) -> Store:
         return self.place.store(writer, deadline_s)
 
     def elsewhere(self) -> Store:
@@ -74,11 +75,11 @@ class LocalBed:
         self._folder = folder
         folder.mkdir()
 
-    def store(self, writer: str = "arc-1", deadline_s: float = DEADLINE_S) -> Store:
+    def store(self, writer: str = "arc-1", deadline_s: float = PATIENT_S) -> Store:
         return local_store(f"file://{self._folder}", writer, deadline_s)
 
     def elsewhere(self) -> Store:
-        return local_store(f"file://{self._folder}-2", "arc-1")
+        return local_store(f"file://{self._folder}-2", "arc-1", PATIENT_S)
 
     def put_foreign(self, name: str, content: bytes) -> None:
         (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ class S3Bed(_Remote):
         self._url = f"s3://{BUCKET}/{self._prefix}"
         self._access = S3Access(f"http://{self._address}", REGION, ACCESS_KEY, SECRET_KEY)
 
-    def store(self, writer: str = "arc-1", deadline_s: float = DEADLINE_S) -> Store:
+    def store(self, writer: str = "arc-1", deadline_s: float = PATIENT_S) -> Store:
         from edged.adapters.s3 import s3_store  # noqa: PLC0415 - see above
 
         return s3_store(self._url, self._access, writer, deadline_s)
@@ -128,7 +129,7 @@ class S3Bed(_Remote):
     def elsewhere(self) -> Store:
         from edged.adapters.s3 import s3_store  # noqa: PLC0415 - see above
 
-        return s3_store("s3://no-such-bucket/edged", self._access, "arc-1")
+        return s3_store("s3://no-such-bucket/edged", self._access, "arc-1", PATIENT_S)
 
     def put_foreign(self, name: str, content: bytes) -> None:
         import obstore  # noqa: PLC0415 - see above
@@ -153,7 +154,7 @@ class HdfsBed(_Remote):
         self._root = f"/{uuid.uuid4().hex}"
         self.store().create()
 
-    def store(self, writer: str = "arc-1", deadline_s: float = DEADLINE_S) -> Store:
+    def store(self, writer: str = "arc-1", deadline_s: float = PATIENT_S) -> Store:
         from edged.adapters.hdfs import hdfs_store  # noqa: PLC0415 - its client is not everywhere
 
         return hdfs_store(f"hdfs://{self._address}{self._root}", HdfsAccess(), writer, deadline_s)
@@ -161,7 +162,7 @@ class HdfsBed(_Remote):
     def elsewhere(self) -> Store:
         from edged.adapters.hdfs import hdfs_store  # noqa: PLC0415 - see above
 
-        return hdfs_store(f"hdfs://{self._address}/nowhere", HdfsAccess(), "arc-1")
+        return hdfs_store(f"hdfs://{self._address}/nowhere", HdfsAccess(), "arc-1", PATIENT_S)
 
     def put_foreign(self, name: str, content: bytes) -> None:
         from hdfs_native import Client, WriteOptions  # noqa: PLC0415 - see above
@@ -452,6 +453,36 @@ def test_an_outage_is_told_and_over_without_a_restart(bed, store):
 
     bed.come_back()
     assert until_it_works(lambda: store.read(NAME, 0, 1)) == b"x"
+
+
+def test_a_connection_that_breaks_in_the_middle_leaves_no_half_object():
+    """As HDFS does it, of the fake; the real ones are killed in the middle by tests of their own."""
+    place = MemoryPlace()
+    store = place.store()
+    place.breaks_after = 3
+    with pytest.raises(ArchiveUnavailable, match="the connection broke"):
+        store.publish(NAME, [b"whole"])
+    place.breaks_after = None
+
+    assert store.size(NAME) is None
+    assert list(store.list(FOLDER)) == []
+    assert store.publish(NAME, [b"whole"])
+
+
+def test_a_place_that_lets_a_second_take_a_name_is_refused_by_the_probe():
+    place = MemoryPlace()
+    place.replaces = True
+
+    with pytest.raises(ArchiveUnavailable, match="two archive nodes would overwrite each other"):
+        place.store().probe()
+
+
+def test_a_place_without_room_says_so():
+    place = MemoryPlace()
+    place.is_full = True
+
+    with pytest.raises(ArchiveFull, match="make room"):
+        place.store().publish(NAME, [b"x"])
 
 
 @on_servers

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -154,6 +155,20 @@ class Hdfs:
         """Start it again; returns when it takes writes."""
         self.namenode.launch()
         self.wait(1)
+
+    def restart(self, datanode: _Daemon) -> None:
+        """Start it again; returns when it takes blocks."""
+        datanode.launch()
+        until_s = time.monotonic() + _START_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", datanode.port), timeout=1).close()
+                break
+            except OSError:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(_LOOK_S)
+        self.wait(len(self.datanodes))
 
     def wait(self, num_datanodes: int) -> None:
         """Return when so many DataNodes are there and the NameNode takes writes."""

@@ -28,10 +28,11 @@ _PER_PAGE = 1000
 _MAX_READERS = 64
 """Files whose blocks' places are kept: each range read of another one asks the NameNode first."""
 
-_SETTINGS = {
-    "dfs.client.failover.max.attempts": "1",  # by default a refused connection is retried for minutes
-    "dfs.client.socket-timeout": "6000",  # of a DataNode: then another replica is read from, and a write fails
-}
+_FAILOVERS = "1"
+"""By default a refused connection is tried again for minutes."""
+
+_SILENCE = 0.75
+"""Of the deadline, for a DataNode: then another replica is read from, and a write fails with that reason."""
 
 
 def hdfs_store(url: str, access: HdfsAccess, writer: str, deadline_s: float = DEADLINE_S) -> Store:
@@ -41,7 +42,7 @@ def hdfs_store(url: str, access: HdfsAccess, writer: str, deadline_s: float = DE
     where = f"hdfs://{parts.netloc}{root}"
     return Store(
         where,
-        lambda: _Hdfs(parts.netloc, root, access, writer),
+        lambda: _Hdfs(parts.netloc, root, access, writer, deadline_s),
         lambda error, name: translated(error, posixpath.join(where, name) if name else where, parts.netloc),
         writer,
         deadline_s,
@@ -51,10 +52,11 @@ def hdfs_store(url: str, access: HdfsAccess, writer: str, deadline_s: float = DE
 class _Hdfs:
     """A `Backend`."""
 
-    def __init__(self, address: str, root: str, access: HdfsAccess, writer: str) -> None:
+    def __init__(self, address: str, root: str, access: HdfsAccess, writer: str, deadline_s: float) -> None:
+        silence_ms = str(round(1000 * _SILENCE * deadline_s))
         self._client = Client(
             f"hdfs://{address}" if address else None,
-            dict(_SETTINGS),
+            {"dfs.client.failover.max.attempts": _FAILOVERS, "dfs.client.socket-timeout": silence_ms},
             access.config,
             kerberos_principal=access.principal,
             kerberos_keytab=access.keytab,

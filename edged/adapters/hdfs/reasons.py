@@ -39,22 +39,34 @@ def translated(error: Exception, path: str, address: str) -> ArchiveUnavailable:
     text = str(error)
     if _FULL.search(text):
         return ArchiveFull(
-            f"{path}: its quota or the cluster's room is used up: raise it (`hdfs dfsadmin -setSpaceQuota`)"
+            f"{path}: a quota or the cluster's room is used up: raise it, or let retention delete the oldest"
         )
+    return ArchiveUnavailable(f"{path}: {_reason(error, text, address)}")
+
+
+def _reason(error: Exception, text: str, address: str) -> str:
     for pattern, meaning in _MEANINGS:
         if match := re.search(pattern, text, re.DOTALL):
-            return ArchiveUnavailable(f"{path}: {meaning.format(*match.groups())}")
+            return meaning.format(*match.groups())
     if isinstance(error, FileNotFoundError):
-        return ArchiveUnavailable(f"{path}: the archive's folder is not there; `edged archive init` makes it")
+        return "the archive's folder is not there; `edged archive init` makes it"
     if _answers_http(address):
-        return ArchiveUnavailable(
-            f"{path}: a web server answers at {address}: hdfs:// takes the NameNode's RPC port, usually {_RPC_PORT}"
-        )
+        return f"a web server answers at {address}: hdfs:// takes the NameNode's RPC port, usually {_RPC_PORT}"
     if "refused" in text.lower():
-        return ArchiveUnavailable(
-            f"{path}: nobody listens at {address}: is the NameNode running, and its RPC port that?"
-        )
-    return ArchiveUnavailable(f"{path}: {type(error).__name__}: {' '.join(text.split())[:_MAX_TEXT]}")
+        if _listens(address):
+            return "a DataNode refuses connections: is it being restarted, or just lost?"
+        return f"nobody listens at {address}: is the NameNode running, and its RPC port that?"
+    return f"{type(error).__name__}: {' '.join(text.split())[:_MAX_TEXT]}"
+
+
+def _listens(address: str) -> bool:
+    """Whether anything listens at the address, in a second at most."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _answers_http(address: str) -> bool:

@@ -23,8 +23,8 @@ from edged.domain.topology import S3Access
 from edged.ports.objects import Listed
 
 _CONNECT_S = 3
-_SILENCE_S = 5
-"""Of a server that is read from; then it is asked once more."""
+_SILENCE = 0.6
+"""Of the deadline, for a server that is read from; then it is asked once more."""
 
 _LONGEST_READ_S = 600
 _SLOWEST = 1 << 20
@@ -60,8 +60,9 @@ class _Bucket:
 
     def __init__(self, bucket: str, prefix: str, access: S3Access, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._arguments = _arguments(bucket, prefix, access)
-        self._store = self._client(timeout=_LONGEST_READ_S, read_timeout=_SILENCE_S)
+        silence_s = _SILENCE * deadline_s
+        self._arguments = _arguments(bucket, prefix, access, silence_s)
+        self._store = self._client(timeout=_LONGEST_READ_S, read_timeout=silence_s)
         self._lock = threading.Lock()
         self._putting: dict[int, S3Store] = {}
 
@@ -133,17 +134,17 @@ class _Bucket:
                 self._putting[megabytes] = self._client(timeout=round(self._deadline_s) + megabytes)
             return self._putting[megabytes]
 
-    def _client(self, **timeouts: int) -> S3Store:
+    def _client(self, **timeouts: float) -> S3Store:
         options = {name: timedelta(seconds=seconds) for name, seconds in timeouts.items()}
         arguments = dict(self._arguments)
         arguments["client_options"] = {**arguments["client_options"], **options}
         return S3Store(**arguments)
 
 
-def _arguments(bucket: str, prefix: str, access: S3Access) -> dict[str, Any]:
+def _arguments(bucket: str, prefix: str, access: S3Access, retry_s: float) -> dict[str, Any]:
     """What `access` gives; what it does not give obstore takes from the environment, by the names that AWS gave it."""
     given = {
-        "endpoint": access.endpoint,
+        "endpoint": access.endpoint and access.endpoint.rstrip("/"),
         "region": access.region,
         "access_key_id": access.access_key,
         "secret_access_key": access.secret_key,
@@ -159,7 +160,7 @@ def _arguments(bucket: str, prefix: str, access: S3Access) -> dict[str, Any]:
         "client_options": options,
         "retry_config": {
             "max_retries": 1,
-            "retry_timeout": timedelta(seconds=_SILENCE_S),
+            "retry_timeout": timedelta(seconds=retry_s),
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2},
         },
         **{name: value for name, value in given.items() if value},

@@ -9,6 +9,9 @@ from edged.errors import ArchiveFull, ArchiveUnavailable
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SAID = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3})[^:\n]*")
+_METADATA = "169.254.169.254"
+"""Where AWS tells its own machines their credentials; others ask there when they have none."""
+
 _MAX_TEXT = 300
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
@@ -50,19 +53,23 @@ def translated(error: Exception, where: str, bucket: str, access: S3Access) -> A
         return ArchiveFull(f"{where}: it has no room, or a quota is used up ({code or status}): make room, or raise it")
     if meaning := _MEANINGS.get(code):
         return ArchiveUnavailable(f"{where}: {meaning.format(bucket=bucket, said=_hidden(said, access))}")
-    if "redirect without LOCATION" in text:
-        return ArchiveUnavailable(f"{where}: the bucket is in another region or at another endpoint")
-    if "error sending request" in text or "connect" in text.lower():
-        return ArchiveUnavailable(f"{where}: no connection, or no answer: {_reason(str(error))}")
     if status and not code:
         return ArchiveUnavailable(
             f"{where}: a server that is no S3 answers there, with status {status}: check the endpoint"
         )
-    return ArchiveUnavailable(f"{where}: {_hidden(_told(error, code, said, text), access)}")
+    told = f"{code}: {said}" if code else f"{type(error).__name__}: {text}"
+    return ArchiveUnavailable(f"{where}: {_of_connection(str(error)) or _hidden(told, access)}")
 
 
-def _told(error: Exception, code: str, said: str, text: str) -> str:
-    return f"{code}: {said}" if code else f"{type(error).__name__}: {text}"
+def _of_connection(text: str) -> str:
+    """Why the request had no answer; "" when it had one."""
+    if _METADATA in text:
+        return "there are no credentials: give archive: s3: access_key, or AWS_ACCESS_KEY_ID"
+    if "redirect without LOCATION" in text:
+        return "the bucket is in another region or at another endpoint"
+    if "error sending request" in text or "Connect" in text:
+        return f"no connection, or no answer: {_reason(text)}"
+    return ""
 
 
 def _reason(text: str) -> str:

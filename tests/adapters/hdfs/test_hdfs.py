@@ -14,6 +14,7 @@ from edged.domain.topology import HdfsAccess
 from edged.errors import ArchiveFull, ArchiveUnavailable
 from tests.support.s3 import AnsweringS3
 
+PATIENT_S = 600.0
 NAME = "fashion/pi-a/0/a.parquet"
 
 
@@ -23,7 +24,7 @@ class Place:
     folder: str
 
     def store(self, writer: str = "arc-1") -> Store:
-        return hdfs_store(f"hdfs://{self.address}{self.folder}", HdfsAccess(), writer)
+        return hdfs_store(f"hdfs://{self.address}{self.folder}", HdfsAccess(), writer, PATIENT_S)
 
     def client(self) -> Client:
         return Client(f"hdfs://{self.address}")
@@ -112,7 +113,7 @@ def test_an_address_that_is_none_is_told(url, expected, monkeypatch):
     ("error", "kind", "expected"),
     [
         ("org.apache.hadoop.hdfs.protocol.DSQuotaExceededException: The DiskSpace quota of /edged is exceeded",
-         ArchiveFull, "quota or the cluster's room is used up"),
+         ArchiveFull, "a quota or the cluster's room is used up"),
         ("org.apache.hadoop.hdfs.server.namenode.SafeModeException: Cannot create file. Name node is in safe mode",
          ArchiveUnavailable, "the NameNode is in safe mode"),
         ("org.apache.hadoop.ipc.StandbyException: Operation category READ is not supported in state standby",

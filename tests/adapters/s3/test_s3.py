@@ -31,6 +31,7 @@ from tests.support.s3 import (
 )
 from tests.support.shared_brokers import SharedBroker
 
+PATIENT_S = 600.0
 NAME = "fashion/pi-a/0/a.parquet"
 
 
@@ -166,6 +167,16 @@ def test_credentials_come_from_the_usual_environment_where_the_topology_has_none
     assert "/eu-west-7/s3/" in signed
 
 
+def test_without_any_credentials_it_is_told_what_to_give(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with AnsweringS3(lambda _method, _path: (200, EMPTY)) as server:
+        store = s3_store(f"s3://{BUCKET}/edged", S3Access(server.access.endpoint, REGION), "arc-1")
+
+        with pytest.raises(ArchiveUnavailable, match="there are no credentials: give archive: s3: access_key"):
+            store.probe()
+
+
 def test_an_endpoint_where_nobody_listens_is_told():
     store = s3_store(f"s3://{BUCKET}/edged", S3Access("http://127.0.0.1:1", REGION, "a", "b"), "arc-1")
 
@@ -201,7 +212,7 @@ def test_more_objects_than_a_page_of_s3_are_listed(versitygw, prefix):
     )
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda name: obstore.put(raw, name, b"x"), names))
-    store = s3_store(f"s3://{BUCKET}/{prefix}", access, "arc-1")
+    store = s3_store(f"s3://{BUCKET}/{prefix}", access, "arc-1", PATIENT_S)
 
     assert [each.name for each in store.list("f")] == names
     assert [each.name for each in store.list("f", names[1_001])] == names[1_002:]
@@ -214,7 +225,7 @@ def test_an_unfinished_upload_in_parts_is_no_object_and_takes_no_name(request, k
     administrator(server).upload_part(
         Bucket=BUCKET, Key=f"{prefix}/{NAME}", UploadId=begun["UploadId"], PartNumber=1, Body=b"half"
     )
-    store = s3_store(f"s3://{BUCKET}/{prefix}", access_to(server), "arc-1")
+    store = s3_store(f"s3://{BUCKET}/{prefix}", access_to(server), "arc-1", PATIENT_S)
 
     assert store.size(NAME) is None
     assert list(store.list(NAME.rpartition("/")[0])) == []
@@ -226,7 +237,7 @@ def test_a_bucket_that_keeps_versions_is_told_and_serves(moto, prefix):
     name = f"versions-{prefix}"
     administrator(moto).create_bucket(Bucket=name)
     administrator(moto).put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    store = s3_store(f"s3://{name}/edged", access_to(moto), "arc-1")
+    store = s3_store(f"s3://{name}/edged", access_to(moto), "arc-1", PATIENT_S)
 
     (note,) = store.probe()
 
@@ -248,7 +259,7 @@ def test_a_bucket_that_keeps_versions_is_told_and_serves(moto, prefix):
     ids=["secret", "key"],
 )
 def test_wrong_credentials_are_told_by_a_real_gateway(versitygw, prefix, given, expected):
-    store = s3_store(f"s3://{BUCKET}/{prefix}", replace(access_to(versitygw), **given), "arc-1")
+    store = s3_store(f"s3://{BUCKET}/{prefix}", replace(access_to(versitygw), **given), "arc-1", PATIENT_S)
 
     for call in (store.probe, lambda: store.publish(NAME, [b"x"]), lambda: store.size(NAME)):
         with pytest.raises(ArchiveUnavailable, match=expected):
@@ -283,11 +294,11 @@ def of_the_prefix(versitygw, prefix) -> Iterator[S3Access]:
 
 
 def test_rights_for_the_prefix_alone_are_enough_and_others_are_told(of_the_prefix, prefix):
-    store = s3_store(f"s3://{BUCKET}/{prefix}", of_the_prefix, "arc-1")
+    store = s3_store(f"s3://{BUCKET}/{prefix}", of_the_prefix, "arc-1", PATIENT_S)
     assert list(store.probe()) == []
     assert store.replace("fashion/index", b"one", 0)
     assert list(store.folders()) == ["fashion"]
 
-    elsewhere = s3_store(f"s3://{BUCKET}/{prefix}-2", of_the_prefix, "arc-1")
+    elsewhere = s3_store(f"s3://{BUCKET}/{prefix}-2", of_the_prefix, "arc-1", PATIENT_S)
     with pytest.raises(ArchiveUnavailable, match="the credentials lack a right"):
         elsewhere.probe()
