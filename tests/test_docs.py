@@ -301,6 +301,12 @@ def test_the_sections_of_the_site_are_those_of_the_file():
     assert first == schema()["properties"].keys()
 
 
+def test_the_keys_of_a_remote_archive_are_those_of_the_file():
+    archive = schema()["properties"]["archive"]["items"]["properties"]
+    keys = {f"{kind}.{key}" for kind in ("s3", "hdfs") for key in archive[kind]["properties"]}
+    assert {key for row in CONFIG.table("key of `archive`") for key in re.findall(r"`([\w.]+)`", row[0])} == keys
+
+
 def test_the_layers_and_settings_of_training_are_those_of_the_file():
     training = of_job()
     words, *mappings = training["model"]["items"]["anyOf"]

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
+from edged import extras
 from edged.app.objects import object_store
 from edged.domain.topology import Archive, S3Access
-from edged.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -29,5 +29,9 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra(url, client, mon
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, client, None)
 
-    with pytest.raises(ConfigError, match=rf"{kind}:// needs {client}.*extra `{kind}`"):
+    with pytest.raises(ModuleNotFoundError) as raised:
         object_store(Archive("arc", url), "arc")
+
+    told = extras.missing(raised.value)
+    assert told.startswith(f"{client} is not installed: ")
+    assert f"'.[{kind}]'" in told
