@@ -422,7 +422,7 @@ def test_the_probe_finds_the_place_fit_and_leaves_nothing(store):
     assert list(store.probe()) == []
     assert list(store.probe()) == []
 
-    assert list(store.list("edged-probe")) == []
+    assert list(store.list("_probe")) == []
 
 
 @on_all

@@ -28,7 +28,6 @@ class Interrupted(Sequence[bytes]):
         self._pieces = pieces
         self._at = at
         self._act: Callable[[], object] | None = act
-        self._num_walks = 0
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -41,10 +40,8 @@ class Interrupted(Sequence[bytes]):
         return self._pieces[index]
 
     def __iter__(self) -> Iterator[bytes]:
-        self._num_walks += 1
-        is_writing = self._num_walks > 1  # whoever goes through them first takes their sizes
         for number, piece in enumerate(self._pieces):
-            if number == self._at and is_writing and self._act is not None:
+            if number == self._at and self._act is not None:
                 act, self._act = self._act, None
                 act()
             yield piece

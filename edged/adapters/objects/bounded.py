@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from edged.errors import ArchiveUnavailable
 
@@ -26,8 +26,14 @@ wait doubles each time, so that a day's hang costs some thirty threads."""
 C = TypeVar("C")
 R = TypeVar("R")
 
-GoesOn = Callable[[], None]
-"""To be called at each progress, from inside a call: sets its deadline anew. Raises `GivenUp` after that."""
+
+class GoesOn(Protocol):
+    """To be called at each progress, from inside a call: sets its deadline anew. Raises `GivenUp` after that.
+
+    `num_bytes`: that come or go before the next progress shows.
+    """
+
+    def __call__(self, num_bytes: int = 0) -> None: ...
 
 
 class GivenUp(Exception):  # noqa: N818 - it ends what nobody waits for any more
@@ -74,7 +80,7 @@ class BoundedClient(Generic[C]):
         self._client: _Once[C] = _Once(make)
 
     def call(self, function: Callable[[C, GoesOn], R], num_bytes: int = 0) -> R:
-        """What `function` makes of the client. `num_bytes`: that go or come before it can show progress."""
+        """What `function` makes of the client. `num_bytes`: as of `GoesOn`."""
         with self._changed:
             call = self._begin(function, num_bytes)
             while not call.is_over:
@@ -101,9 +107,7 @@ class BoundedClient(Generic[C]):
             raise ArchiveUnavailable(f"{self._where}: this node is stopping")
         self._pass_given_up(now_s)
         client = self._client
-        call = _Call(
-            lambda goes_on: function(client.get(), goes_on), now_s, now_s + self._deadline_s + num_bytes / _SLOWEST
-        )
+        call = _Call(lambda goes_on: function(client.get(), goes_on), now_s, self._until_s(num_bytes))
         if self._idle:
             self._idle -= 1
             self._work.put(call)
@@ -115,6 +119,9 @@ class BoundedClient(Generic[C]):
                 f"{self._where}: the system starts no thread ({error}): raise TasksMax= of the unit, or free memory"
             ) from error
         return call
+
+    def _until_s(self, num_bytes: int) -> float:
+        return self._clock() + self._deadline_s + num_bytes / _SLOWEST
 
     def _pass_given_up(self, now_s: float) -> None:
         """Raise while a call is given up; a new client takes the place of one that has hung for long enough."""
@@ -157,11 +164,11 @@ class BoundedClient(Generic[C]):
             call = self._work.get()
 
     def _do(self, call: _Call) -> None:
-        def goes_on() -> None:
+        def goes_on(num_bytes: int = 0) -> None:
             with self._changed:
                 if call.is_given_up:
                     raise GivenUp
-                call.until_s = self._clock() + self._deadline_s
+                call.until_s = self._until_s(num_bytes)
 
         try:
             call.result = call.function(goes_on)

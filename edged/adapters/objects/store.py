@@ -22,7 +22,8 @@ _KEPT = 8
 _TRIES = 8
 """Of reading a manifest that others replace all the time."""
 
-_PROBE = "edged-probe"
+_PROBE = "_probe"
+"""No stream's name."""
 
 R = TypeVar("R")
 
@@ -57,7 +58,7 @@ class Store:
         def put(backend: Backend, goes_on: GoesOn) -> bool:
             return backend.put(name, pieces, goes_on) or _is_there(backend, name, pieces, goes_on)
 
-        return self._call(name, put, sum(memoryview(piece).nbytes for piece in pieces))
+        return self._call(name, put)
 
     def read(self, name: str, offset: int, length: int) -> bytes | None:
         object_name.check(name)

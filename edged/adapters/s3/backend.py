@@ -68,8 +68,9 @@ class _Bucket:
 
     def put(self, name: str, pieces: Sequence[bytes | memoryview], goes_on: GoesOn) -> bool:
         views = [memoryview(piece).cast("B") for piece in pieces]
-        client = self._for_put(sum(view.nbytes for view in views))
-        goes_on()
+        num_bytes = sum(view.nbytes for view in views)
+        client = self._for_put(num_bytes)
+        goes_on(num_bytes)
         try:
             obstore.put(client, name, views, mode="create", use_multipart=False)
         except AlreadyExistsError:

@@ -13,8 +13,20 @@ from edged.errors import ArchiveUnavailable
 class Clock:
     now_s = 0.0
 
+    def __init__(self) -> None:
+        self._seen = threading.Event()
+
     def __call__(self) -> float:
+        if threading.current_thread() is threading.main_thread():
+            self._seen.set()
         return self.now_s
+
+    def pass_by(self, seconds: float, client: BoundedClient[int]) -> None:
+        """In a call that the main thread waits for: it has looked at the clock when this returns."""
+        self.now_s += seconds
+        self._seen.clear()
+        client.call(lambda _client, _goes_on: None)  # whose end wakes all who wait
+        self._seen.wait()
 
 
 class Server:
@@ -157,31 +169,50 @@ def test_a_client_that_hangs_for_long_is_replaced_less_and_less_often(client, se
     assert until_over(client, server) == 1 + len(tries_s)
 
 
-def test_progress_sets_the_deadline_anew(server):
-    clock = Clock()
+@pytest.fixture
+def timed(server: Server, clock: Clock) -> Iterator[BoundedClient[int]]:
+    """With a deadline of 10 s by that clock."""
     client = BoundedClient(server.client, "s3://b", 10.0, clock)
+    yield client
+    client.close()
 
+
+def test_progress_sets_the_deadline_anew(timed, clock):
     def slow(_client: int, goes_on) -> str:
         for _ in range(5):
-            clock.now_s += 9
+            clock.pass_by(9, timed)
             goes_on()
         return "done"
 
-    assert client.call(slow) == "done"
-    client.close()
+    assert timed.call(slow) == "done"
 
 
-def test_a_call_without_progress_has_time_for_its_bytes(server):
-    clock = Clock()
-    client = BoundedClient(server.client, "s3://b", 10.0, clock)
-    took_s = 10 + 128
-
-    def put(_client: int, _goes_on: object) -> str:
-        clock.now_s += took_s - 1
+def test_what_shows_no_progress_has_time_for_its_bytes(timed, clock):
+    def read(_client: int, _goes_on: object) -> str:
+        clock.pass_by(10 + 128 - 1, timed)
         return "done"
 
-    assert client.call(put, num_bytes=128 << 20) == "done"
-    client.close()
+    def put(_client: int, goes_on) -> str:
+        goes_on(128 << 20)
+        clock.pass_by(10 + 128 - 1, timed)
+        return "done"
+
+    assert timed.call(read, num_bytes=128 << 20) == "done"
+    assert timed.call(put) == "done"
+
+
+def test_what_takes_longer_is_given_up(timed, clock, server):
+    def slow(_client: int, goes_on) -> None:
+        goes_on()
+        clock.now_s += 11
+        server.asked.release()
+        with contextlib.suppress(ArchiveUnavailable):
+            timed.call(lambda _client, _goes_on: None)
+        server.goes.wait()
+
+    server.goes.clear()
+    with pytest.raises(ArchiveUnavailable, match="s3://b: no answer for 11 s"):
+        timed.call(slow)
 
 
 def test_what_was_given_up_is_told_so_and_undoes_itself(client, server):
