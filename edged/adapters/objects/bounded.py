@@ -15,7 +15,7 @@ from edged.errors import ArchiveUnavailable
 DEADLINE_S = 8.0
 """Without progress; below the 10 s promised for telling of a store that hangs."""
 
-_SLOWEST = 1 << 20
+SLOWEST = 1 << 20
 """Bytes in a second of a link that is still worth waiting for, where progress does not show."""
 
 _FIRST_TRIAL_S = 60.0
@@ -121,7 +121,7 @@ class BoundedClient(Generic[C]):
         return call
 
     def _until_s(self, num_bytes: int) -> float:
-        return self._clock() + self._deadline_s + num_bytes / _SLOWEST
+        return self._clock() + self._deadline_s + num_bytes / SLOWEST
 
     def _pass_given_up(self, now_s: float) -> None:
         """Raise while a call is given up; a new client takes the place of one that has hung for long enough."""

@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
-from edged.adapters.objects.bounded import DEADLINE_S, GoesOn
+from edged.adapters.objects.bounded import DEADLINE_S, SLOWEST, GoesOn
 from edged.adapters.objects.store import Store
 from edged.adapters.s3.reasons import translated
 from edged.domain.topology import S3Access
@@ -27,9 +27,6 @@ _SILENCE = 0.6
 """Of the deadline, for a server that is read from; then it is asked once more."""
 
 _LONGEST_READ_S = 600
-_SLOWEST = 1 << 20
-"""Bytes in a second, as `bounded` has it: what is put shows no progress."""
-
 _PER_PAGE = 1000
 _BEYOND = re.compile(r"416 |InvalidRange")
 _VERSIONS = (
@@ -129,7 +126,7 @@ class _Bucket:
 
     def _for_put(self, num_bytes: int) -> S3Store:
         """The client for objects of about that size: its requests end by themselves, some time after their deadline."""
-        megabytes = 1 << (num_bytes // _SLOWEST).bit_length()
+        megabytes = 1 << (num_bytes // SLOWEST).bit_length()
         with self._lock:
             if megabytes not in self._putting:
                 self._putting[megabytes] = self._client(timeout=round(self._deadline_s) + megabytes)
