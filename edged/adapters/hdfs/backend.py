@@ -72,7 +72,8 @@ class _Hdfs:
         self.require_place()
         temporary, path = self._path(posixpath.join(folder, temporary_name(last, self._writer))), self._path(name)
         try:
-            writer = self._client.create(temporary, WriteOptions(overwrite=True, create_parent=True))
+            # Not `Client.create`: what that gives closes itself when it is collected, in any thread, and may hang there.
+            writer = self._client.inner.create(temporary, WriteOptions(overwrite=True, create_parent=True))
             for piece in pieces:
                 view = memoryview(piece).cast("B")
                 for begin in range(0, view.nbytes, _CHUNK_BYTES):

@@ -1,5 +1,6 @@
 """HDFS: what its errors mean, and what an interrupted writer leaves."""
 
+import gc
 import uuid
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from edged.adapters.objects.leftovers import is_temporary
 from edged.adapters.objects.store import Store
 from edged.domain.topology import HdfsAccess
 from edged.errors import ArchiveFull, ArchiveUnavailable
+from tests.support.object_stores import Interrupted
+from tests.support.proxy import Proxy
 from tests.support.s3 import AnsweringS3
 
 PATIENT_S = 600.0
@@ -48,6 +51,26 @@ def test_a_published_file_leaves_no_other(place):
     assert not place.store().publish(NAME, [b"y"])
 
     assert [name for name in place.names() if "." in name] == [NAME]
+
+
+def test_a_writer_that_failed_asks_nothing_more_of_a_server_that_hangs(hdfs):
+    """As the client's own would, when it is collected: in whatever thread that is, the event loop's too."""
+    with Proxy(hdfs.port) as proxy:
+        place = Place(f"127.0.0.1:{proxy.port}", f"/{uuid.uuid4().hex}")
+        store = place.store()
+        store.create()
+
+        def break_connection() -> None:
+            proxy.refuse = True
+            proxy.cut()
+
+        with pytest.raises(ArchiveUnavailable):
+            store.publish(NAME, Interrupted([b"x" * (1 << 20)] * 3, 1, break_connection))
+        proxy.refuse, proxy.blackhole = False, True
+
+        gc.collect()
+
+        store.close()
 
 
 def test_what_a_killed_writer_left_is_no_object_and_is_swept_by_its_next_process(place):
