@@ -72,7 +72,7 @@ class _Hdfs:
         self.require_place()
         temporary, path = self._path(posixpath.join(folder, temporary_name(last, self._writer))), self._path(name)
         try:
-            # Not `Client.create`: what that gives closes itself when it is collected, in any thread, and may hang there.
+            # Not `Client.create`: what that gives closes itself when it is collected, by any thread, and may hang.
             writer = self._client.inner.create(temporary, WriteOptions(overwrite=True, create_parent=True))
             for piece in pieces:
                 view = memoryview(piece).cast("B")
