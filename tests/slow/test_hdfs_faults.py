@@ -18,6 +18,7 @@ from edged.errors import ArchiveUnavailable
 from tests.support.hdfs import Hdfs, need_hdfs
 from tests.support.object_stores import Interrupted, content, until_it_works
 
+PATIENT_S = 600.0
 PIECES = [bytes([number]) * (1 << 20) for number in range(24)]
 
 
@@ -43,7 +44,8 @@ def store(root: str) -> Iterator[Store]:
     store.close()
 
 
-def test_a_datanode_killed_in_the_middle_of_a_publication_costs_nothing(cluster, store):
+def test_a_datanode_killed_in_the_middle_of_a_publication_costs_nothing(cluster, root):
+    store = hdfs_store(root, HdfsAccess(), "arc-1", PATIENT_S)  # the others may be slow, on a busy machine
     killed = []
 
     def kill() -> None:

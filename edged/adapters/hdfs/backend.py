@@ -31,8 +31,9 @@ _MAX_READERS = 64
 _FAILOVERS = "1"
 """By default a refused connection is tried again for minutes."""
 
-_SILENCE = 0.5
-"""Of the deadline, for a DataNode: so another replica is read from in time, and a write fails with its reason."""
+_SILENCE = 0.75
+"""Of the deadline, for a DataNode: then another replica is read from, and a write fails with its reason. A busy disk
+may take some seconds for what is to be durable."""
 
 
 def hdfs_store(url: str, access: HdfsAccess, writer: str, deadline_s: float = DEADLINE_S) -> Store:
