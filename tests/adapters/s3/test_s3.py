@@ -167,10 +167,16 @@ def test_credentials_come_from_the_usual_environment_where_the_topology_has_none
     assert "/eu-west-7/s3/" in signed
 
 
-def test_without_any_credentials_it_is_told_what_to_give(monkeypatch):
+@pytest.mark.parametrize("status", [None, 403, 404, 500], ids=["nobody there", "403", "404", "500"])
+def test_without_any_credentials_it_is_told_what_to_give(monkeypatch, status):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with AnsweringS3(lambda _method, _path: (200, EMPTY)) as server:
+    with (
+        AnsweringS3(lambda _method, _path: (200, EMPTY)) as server,
+        AnsweringS3(lambda _method, _path: (status, b"no")) as machine,
+    ):
+        where = machine.access.endpoint if status else "http://127.0.0.1:1"
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", where)  # a proxy or a firewall may answer in its place
         store = s3_store(f"s3://{BUCKET}/edged", S3Access(server.access.endpoint, REGION), "arc-1")
 
         with pytest.raises(ArchiveUnavailable, match="there are no credentials: give archive: s3: access_key"):
