@@ -18,12 +18,16 @@ from pathlib import Path
 from systemd.package import deb, libraries, tree, wheels
 from systemd.package.suites import MACHINES, SUITES, Suite
 
+PACKAGES = tuple(deb.DESCRIPTIONS)
 
-def build(suite: Suite, arch: str, wheel: Path, out: Path, *, quick: bool = False) -> Iterator[Path]:
-    """Both packages, with this wheel of edged. Raises Unfit."""
+
+def build(
+    suite: Suite, arch: str, wheel: Path, out: Path, *, packages: Sequence[str] = PACKAGES, quick: bool = False
+) -> Iterator[Path]:
+    """These packages, with this wheel of edged. Raises Unfit."""
     version, date_s = deb.version_of(wheel, suite), source_date_s()
     with tempfile.TemporaryDirectory(prefix="edged-package-") as name:
-        folders = {package: Path(name) / package for package in ("edged", "edged-archive")}
+        folders = {package: Path(name) / package for package in packages}
         sites = {package: tree.site(folder, package, suite) for package, folder in folders.items()}
         for package, site in sites.items():
             site.mkdir(parents=True)
@@ -52,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m systemd.package", description="Builds edged's Debian packages.")
     parser.add_argument("--suite", choices=SUITES, action="append", help="of Debian, all by default; may be repeated")
     parser.add_argument("--arch", choices=MACHINES, action="append", help="all by default; may be repeated")
+    parser.add_argument("--package", choices=PACKAGES, action="append", help="both by default; may be repeated")
     parser.add_argument("--wheels", type=Path, help="a folder with edged's own wheels; made if left out")
     parser.add_argument("--quick", action="store_true", help="do not compress: to try packages, not to publish them")
     parser.add_argument("out", type=Path, metavar="FOLDER", help="for the packages")
@@ -61,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for arch in args.arch or MACHINES:
             wheel = wheels.find_own(arch, args.wheels) if args.wheels else wheels.own(arch, Path(name))
             for suite in args.suite or SUITES:
+                packages = args.package or PACKAGES
                 try:
-                    for file in build(SUITES[suite], arch, wheel, args.out, quick=args.quick):
+                    for file in build(SUITES[suite], arch, wheel, args.out, packages=packages, quick=args.quick):
                         print(f"{file.stat().st_size / 1e6:6.1f} MB  {file}")
                 except libraries.Unfit as unfit:
                     sys.exit(f"for {suite}, {arch}:\n{unfit}")

@@ -13,10 +13,10 @@ from tests.support.pages import ROOT
 def test_an_edge_that_was_installed_is_ready_without_its_broker_and_stops_cleanly():
     need_machine()
     with tempfile.TemporaryDirectory(prefix="edged-booted-", dir="/var/tmp") as folder:
-        packages = build_packages("bookworm", Path(folder) / "packages")
+        packages = build_packages("bookworm", Path(folder) / "packages", "edged")
         with Machine("bookworm", Path(folder) / "bookworm") as machine:
             machine.boot()
-            install(machine, [each for each in packages if each.name.startswith("edged_")])
+            install(machine, packages)
             put(machine, TOPOLOGY_FILE, (ROOT / "config" / "02-greenhouse.yaml").read_text())
             machine.run("edged", "node", "enable", "pi-a")
 
