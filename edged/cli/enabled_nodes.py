@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from edged.adapters.host.machine import Machine
+from edged.adapters.host.processes import host_name
 from edged.domain.systemd.fit import misfits
 from edged.domain.systemd.setup import CREDENTIALS, TOPOLOGY, node_of
 from edged.domain.topology import Topology
@@ -26,7 +26,7 @@ def misfits_here(file: Path, inspection: Inspection, node: str | None = None) ->
 def nodes_here(topology: Topology) -> list[str]:
     """Those of its nodes that are enabled on this machine; where none is, the one that is called as the machine is."""
     enabled = {node_of(unit) for unit in Machine().drop_ins()}
-    host = socket.gethostname().partition(".")[0]
+    host = host_name().partition(".")[0]
     known = [node.name for tier in (topology.edges, topology.archive) for node in tier]
     return [name for name in known if name in enabled] or [name for name in known if name.lower() == host.lower()]
 

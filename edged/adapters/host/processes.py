@@ -51,8 +51,8 @@ class LocalProcesses:
 
 
 def host_name() -> str:
-    """The machine's name, as other machines' people know it."""
-    return socket.gethostname()
+    """The machine's name, as other machines' people know it. Linux allows bytes that are no text: "\ufffd" for them."""
+    return os.fsencode(socket.gethostname()).decode(errors="replace")
 
 
 def started_ms(pid: int) -> int:

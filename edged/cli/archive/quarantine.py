@@ -2,13 +2,13 @@
 
 import argparse
 import getpass
-import socket
 import time
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edged.access import user
+from edged.adapters.host.processes import host_name
 from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import Action, QuarantineRecord
 from edged.domain.counted import counted
@@ -44,7 +44,7 @@ def change(topology: Topology, store: "ArchiveStore", action: Action, texts: lis
     streams = [stream.name for stream in topology.streams]
     if unknown := [str(each) for each in wanted if each.stream not in streams]:
         raise FormatError(f"{unknown[0]}: no stream of the topology, which has {', '.join(streams)}")
-    by = f"{_person()}@{socket.gethostname()}"
+    by = f"{_person()}@{host_name()}"
     edges = [edge.name for edge in topology.edges]
     for each in list(records.apply(store, action, wanted, by=by, when_ms=int(time.time() * 1000), edges=edges)):
         done = f"{counted(each.num_samples, 'sample')} {_DONE[action]} from the next epoch on"
