@@ -73,13 +73,12 @@ _QUALITY = 95
 # Text chunks unpack to 64 MiB by default, before any pixel is asked for.
 PngImagePlugin.MAX_TEXT_MEMORY = 1 << 20
 
+# Pillow warns of odd metadata on stderr, where the log is.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 class PillowDecoder:
     """A `ports.ImageDecoder`. Stateless: any thread may call it."""
-
-    def __init__(self) -> None:
-        # Pillow warns of odd metadata on stderr, where the log is.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
 
     def decode(self, payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """Pixels of `payload` as uint8 of `shape`: (height, width), or with 1, 3 or 4 channels.

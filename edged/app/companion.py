@@ -12,7 +12,7 @@ from edged.adapters.host.counters import PsutilHost
 from edged.adapters.host.mapped_files import give_back_files
 from edged.adapters.host.process_lock import name_lock
 from edged.adapters.host.systemd import Systemd
-from edged.adapters.images import PillowDecoder
+from edged.adapters.images_on_demand import ImagesOnDemand
 from edged.adapters.kafka import KafkaLog
 from edged.app import model_probe
 from edged.app.kernels import fastest_backend
@@ -86,7 +86,7 @@ async def run_companion(
             health=health,
             models=CheckpointDir(models, writes=False, max_bytes=topology.edge(node).memory_limit),
             load=load_by_numpy if is_numpy else load,
-            decoder=PillowDecoder(),
+            decoder=ImagesOnDemand(topology),
             runtime=runtime.name,
             poll_s=timing.poll_s,
             report_s=timing.report_s,

@@ -15,7 +15,7 @@ from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sqlite_cache import SqliteCache
 from edged.adapters.host import micro_batch
 from edged.adapters.host.counters import num_cores
-from edged.adapters.images import PillowDecoder
+from edged.adapters.images_on_demand import ImagesOnDemand
 from edged.aio import run_in_worker
 from edged.domain.nn.backend import Backend
 from edged.domain.nn.model import Model, Params
@@ -185,7 +185,7 @@ class _Builder:
             return Batcher(
                 stream,
                 training.global_batch,
-                PillowDecoder(),
+                ImagesOnDemand(self.topology),
                 self.executor,
                 needs_labels=is_classifier,
                 features=features,

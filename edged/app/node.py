@@ -11,7 +11,7 @@ from edged.adapters.host.mapped_files import give_back_files
 from edged.adapters.host.process_lock import process_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.host.thread_priority import LowerPriority
-from edged.adapters.images import PillowDecoder
+from edged.adapters.images_on_demand import ImagesOnDemand
 from edged.adapters.kafka import KafkaLog
 from edged.app import archive
 from edged.app.jobs import NUM_CORES, open_jobs
@@ -74,7 +74,7 @@ async def run_node(
             backend = fastest_backend() if any(job.training.kernels == "auto" for job in jobs) else None
             opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor, lanes, backend)
             trainers, live_windows = await stack.enter_async_context(opened)
-            ingest = Ingest(log, in_use, edge.name, PillowDecoder())
+            ingest = Ingest(log, in_use, edge.name, ImagesOnDemand(topology))
             services = {
                 **_mqtt(log, in_use, edge.name, health, timing),
                 "uplink": Uplink(ingest, log, topology, edge.name, live_windows, timing),

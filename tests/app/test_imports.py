@@ -15,6 +15,7 @@ LEFT_OUT = (
     "hdfs_native",
     "obstore",
     "edged.adapters.objects",
+    "PIL",
 )
 
 
@@ -23,5 +24,12 @@ def test_an_edge_alone_imports_nothing_that_others_need(package):
     """Groups, the companion and the archive node import it when they begin."""
     done = subprocess.run(
         [sys.executable, "-c", SEEN.format("edged.app.node", package)], capture_output=True, check=True, text=True
+    )
+    assert done.stdout.split() == []
+
+
+def test_a_companion_imports_no_image_decoder_for_raw_samples():
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN.format("edged.app.companion", "PIL")], capture_output=True, check=True, text=True
     )
     assert done.stdout.split() == []
