@@ -14,7 +14,18 @@ if TYPE_CHECKING:  # what `face` resolves
     from edged.ports.cache import DiskTier
     from edged.ports.checkpoints import CheckpointStore, DeployedModel
     from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
-    from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+    from edged.ports.log import (
+        KEPT,
+        Committed,
+        Log,
+        LogReader,
+        Membership,
+        Message,
+        Record,
+        TopicPartition,
+        TopicSpec,
+        Watermarks,
+    )
     from edged.ports.models import Classifier, FeatureExtractor
     from edged.ports.mqtt import MqttBroker, MqttSession, Packet, PacketProperties, Verdict
     from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
@@ -46,6 +57,7 @@ __all__ = [
     "Log",
     "LogReader",
     "Manifest",
+    "Membership",
     "Message",
     "MqttBroker",
     "MqttSession",

@@ -1,6 +1,6 @@
 """Apache Kafka, as far as edged needs it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -146,6 +146,22 @@ class LogReader(Protocol):
         """The lag of each topic that has one."""
 
 
+class Membership(Protocol):
+    """A process's part of the topics that the members of a group share. Reads and commits nothing.
+
+    Each partition is one member's, by `domain.archive.sharing`; within a minute another's, of a process that is killed.
+    For a moment a member may still hold what is another's already, and for longer one that was not running: whatever
+    must not be done twice needs a guard of its own.
+    """
+
+    @property
+    def held(self) -> frozenset[TopicPartition]:
+        """The partitions that are this member's now. None of them for as long as nothing was heard of the group."""
+
+    async def other_than(self, known: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        """What is held once that is not `known`, however long it takes. For one caller, who always waits here."""
+
+
 class Log(Protocol):
     """Apache Kafka, as far as edged needs it. While the broker is unavailable every method waits; cancel to stop."""
 
@@ -157,6 +173,13 @@ class Log(Protocol):
         An offset alone is one of the log as it is now; a place that is of another log is treated as by `resume`.
         `own`: to look up what this node has written itself, which is in no transaction: up to the high watermark,
         however long others' transactions are open. It delivers none of their records that are not committed.
+        """
+
+    def join(self, group: str, topics: Collection[str]) -> AbstractAsyncContextManager[Membership]:
+        """Inside, this process is a member of the group; leaving gives what it holds to the others at once.
+
+        Each member shares in the topics that it names, all their partitions, and in those that come later, too. Nobody
+        else may commit in the group's name.
         """
 
     async def resume(self, kept: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:

@@ -11,9 +11,9 @@ import contextlib
 import json
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.place import Place
 from edged.log.output import configure
-from edged.ports import Committed, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.ports import Committed, Membership, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.services.epochs.planner import SCORE_BYTES
 from edged.settings import Folders, Timing, TopologyInUse
 from tests.support.site import DESIGNS_MODEL, FASHION
@@ -81,6 +81,9 @@ class VastLog:
         del group, own
         [(self._topic, self._partition)] = positions
         yield self
+
+    def join(self, group: str, topics: Collection[str]) -> AbstractAsyncContextManager[Membership]:
+        raise NotImplementedError
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         records: list[Record] = []

@@ -1,7 +1,7 @@
 """aiokafka's own log lines as `kafka.client` events, each at most once a minute.
 
 While a broker is away aiokafka logs an error at every try of every client. `health.degraded` reports that already, so
-the client's lines about lost connections have level debug.
+the client's lines about lost connections have level debug, as those about other members of a group have.
 """
 
 import logging
@@ -12,12 +12,20 @@ from typing import Self
 from edged.log import Throttle, logger
 
 _WINDOW_S = 60.0
-_CONNECTION_MESSAGES = (
+_USUAL_MESSAGES = (
     "Unable connect",
     "Unable to request metadata",
     "Unable to update metadata",
     "Failed fetch messages",
     "Failed fetch offsets",
+    # of a group's member, while others join and leave
+    "Heartbeat failed",
+    "Heartbeat session expired",
+    "Heartbeat send request failed",
+    "Error sending",
+    "Marking the coordinator dead",
+    "Group Coordinator Request failed",
+    "LeaveGroup request failed",
 )
 
 
@@ -58,7 +66,7 @@ class ClientLog(logging.Handler):
         suppressed = self._throttle.pass_on((record.name, str(record.msg)), time.monotonic())
         if suppressed is None:
             return
-        is_warning = record.levelno >= logging.WARNING and not message.startswith(_CONNECTION_MESSAGES)
+        is_warning = record.levelno >= logging.WARNING and not message.startswith(_USUAL_MESSAGES)
         log = logger().warning if is_warning else logger().debug
         log("kafka.client", message=message, logger=record.name, suppressed=suppressed)
 

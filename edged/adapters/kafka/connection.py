@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiokafka.client
-from aiokafka import AIOKafkaClient
+from aiokafka import AIOKafkaClient, AIOKafkaConsumer
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     CorrelationIdError,
@@ -340,3 +340,11 @@ async def abandon(close: Callable[[], Awaitable[object]]) -> None:
             await close()
     if task.cancelling() > cancellations:
         raise asyncio.CancelledError
+
+
+async def abandon_consumer(consumer: AIOKafkaConsumer) -> None:
+    """As `abandon`; also the client of one whose closing ends before it comes to that, and cannot be begun again."""
+    try:
+        await abandon(consumer.stop)
+    finally:
+        await abandon(consumer._client.close)  # noqa: SLF001 - no other way to it

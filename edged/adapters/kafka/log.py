@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -10,6 +10,7 @@ from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup, ask_about_own_topics
+from edged.adapters.kafka.membership import KafkaMembership
 from edged.adapters.kafka.producer import Producer
 from edged.adapters.kafka.reading.batches import patch_decoding
 from edged.adapters.kafka.reading.incarnations import look
@@ -109,6 +110,14 @@ class KafkaLog:
             yield reader
         finally:
             await reader.close()
+
+    @contextlib.asynccontextmanager
+    async def join(self, group: str, topics: Collection[str]) -> AsyncIterator[KafkaMembership]:
+        membership = KafkaMembership(self._setup, group, topics)
+        try:
+            yield membership
+        finally:
+            await membership.close()
 
     async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         """As in the port; waits for a topic that does not exist.

@@ -10,12 +10,13 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.partition import Fate, Partition, Transaction
 from edged.domain import place as places
+from edged.domain.archive.sharing import share
 from edged.domain.place import Place
 from edged.errors import LogRefused, RecordTooLarge
 from edged.log import logger
@@ -43,6 +44,7 @@ class MemoryLog:
         self._health = health or RecordingHealth()
         self._now_ms = now_ms
         self._topics: dict[str, list[Partition]] = {}
+        self._members: dict[str, list[MemoryMembership]] = {}
         self._num_created = 0
         self._unavailable = False
         self._change = asyncio.Event()
@@ -123,6 +125,21 @@ class MemoryLog:
     ) -> AsyncIterator["MemoryReader"]:
         yield MemoryReader(self, positions, group, own=own)
 
+    @contextlib.asynccontextmanager
+    async def join(self, group: str, topics: Collection[str]) -> AsyncIterator["MemoryMembership"]:
+        membership = MemoryMembership(self, group, topics)
+        try:
+            yield membership
+        finally:
+            self.expire(membership)
+
+    def expire(self, membership: "MemoryMembership") -> None:
+        """Give what the member holds to the others, as when a broker hears nothing of it; it does not know yet."""
+        members = self._members.get(membership.group, [])
+        if membership in members:
+            members.remove(membership)
+            self._changed()
+
     async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         await self._available()
         for index, message in enumerate(messages):
@@ -167,6 +184,7 @@ class MemoryLog:
             for topic in topics:
                 if topic.name not in self._topics:
                     self._create(topic.name, topic.partitions)
+            self._changed()
         return [topic.name for topic in topics if topic.name not in self._topics]
 
     async def settings(self, topics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -176,6 +194,22 @@ class MemoryLog:
             for topic in topics
             if topic in self._topics and self.shows_settings
         }
+
+    def _join(self, membership: "MemoryMembership") -> None:
+        members = self._members.setdefault(membership.group, [])
+        if membership not in members:
+            members.append(membership)
+            self._changed()
+
+    def _share(self, group: str) -> None:
+        members = {f"{number:03}": member for number, member in enumerate(self._members[group])}
+        shared = share(
+            {name: member.topics for name, member in members.items()},
+            {topic: len(partitions) for topic, partitions in self._topics.items()},
+            {name: member.held for name, member in members.items()},
+        )
+        for name, held in shared.items():
+            members[name].held = frozenset(TopicPartition(*each) for each in held)
 
     def _append(self, message: Message, transaction: Transaction | None = None) -> int:
         partition = self._created(TopicPartition(message.topic, message.partition))
@@ -228,6 +262,8 @@ class MemoryLog:
         self._health.recovered("kafka")
 
     def _changed(self) -> None:
+        for group in self._members if not self._unavailable else ():
+            self._share(group)
         self._change.set()
         self._change = asyncio.Event()
 
@@ -259,6 +295,23 @@ class MemoryTransaction:
         self._transaction.fate = fate
         for each in self._partitions:
             self._log.skip(each)
+
+
+class MemoryMembership:
+    """A `ports.Membership` of a MemoryLog; made by `MemoryLog.join`."""
+
+    def __init__(self, log: MemoryLog, group: str, topics: Collection[str]) -> None:
+        self.group = group
+        self.topics = frozenset(topics)
+        self.held: frozenset[TopicPartition] = frozenset()
+        self._log = log
+
+    async def other_than(self, known: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        await self._log._available()
+        self._log._join(self)
+        while self.held == known:
+            await self._log._change.wait()
+        return self.held
 
 
 _TICK_S = 1e-6

@@ -18,7 +18,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon, bootstrapping
+from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon_consumer, bootstrapping
 from edged.adapters.kafka.reading.batches import record_of
 from edged.adapters.kafka.reading.incarnations import look
 from edged.adapters.kafka.reading.skipped import log_loss
@@ -301,7 +301,7 @@ class KafkaReader:
                 with bootstrapping():
                     await consumer.start()
         except BaseException:
-            await _abandon(consumer)
+            await abandon_consumer(consumer)
             raise
         consumer.assign([KafkaPartition(*each) for each in self._positions])
         for partition, offset in self._positions.items():
@@ -430,12 +430,4 @@ class KafkaReader:
         consumer, self._consumer = self._consumer, None
         self._fetched = []  # the next consumer fetches it again
         if consumer is not None:
-            await _abandon(consumer)
-
-
-async def _abandon(consumer: AIOKafkaConsumer) -> None:
-    """Also the client of one whose closing ends before it comes to that, and cannot be begun again."""
-    try:
-        await abandon(consumer.stop)
-    finally:
-        await abandon(consumer._client.close)  # noqa: SLF001 - no other way to it
+            await abandon_consumer(consumer)
