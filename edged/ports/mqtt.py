@@ -3,6 +3,7 @@
 Which topics there are, and what a packet means: `domain.mqtt`.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -92,6 +93,17 @@ class MqttSession(Protocol):
 
         Raises MqttUnavailable when there is no connection or it breaks first: it may have arrived. Raises MqttRefused
         when the broker refuses this packet: its right, size or topic. Cancelled: it may or may not have arrived.
+        """
+
+    def send(
+        self,
+        topic: str,
+        payload: bytes,
+        properties: PacketProperties = PacketProperties(),
+    ) -> "asyncio.Future[Verdict]":
+        """Publish with QoS 1; the future is the broker's verdict. Several may be on their way, in order of the calls.
+
+        Raises as `publish`: at once what is known at once, else from the future.
         """
 
     async def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:

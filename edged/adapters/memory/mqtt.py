@@ -21,13 +21,15 @@ class MemoryMqttBroker:
     """A `ports.MqttBroker` for tests, which may do what a broker or a network does.
 
     `limits`: stated to clients that connect. `window`: of each session. `forbidden`: topics that nobody may publish to.
-    `takes_acknowledgements`: without it acknowledgements are lost on their way. `max_queued`, `drops_above`: packets
-    that wait for a session, and bytes of a payload, beyond which it acknowledges and drops.
+    `silent`: topics whose packets it takes and does not acknowledge until `speak`. `takes_acknowledgements`: without it
+    acknowledgements are lost on their way. `max_queued`, `drops_above`: packets that wait for a session, and bytes of a
+    payload, beyond which it acknowledges and drops.
     """
 
     def __init__(self, health: Health, *, window: int = 32, limits: BrokerLimits = _LIMITS) -> None:
         self.limits = limits
         self.forbidden: set[str] = set()
+        self.silent: set[str] = set()
         self.takes_acknowledgements = True
         self.max_queued = math.inf
         self.drops_above = math.inf
@@ -178,6 +180,7 @@ class MemoryMqttSession:
         self._kept: _Kept | None = None
         self._received = Received(client_id, _UNASKED_BYTES)
         self._is_connected = asyncio.Event()
+        self._unanswered: list[tuple[str, asyncio.Future[Verdict], Verdict]] = []
 
     @property
     def limits(self) -> BrokerLimits | None:
@@ -215,6 +218,12 @@ class MemoryMqttSession:
 
     async def publish(self, topic: str, payload: bytes, properties: PacketProperties = _WITHOUT_PROPERTIES) -> Verdict:
         """See `ports.MqttSession`."""
+        return await self.send(topic, payload, properties)
+
+    def send(
+        self, topic: str, payload: bytes, properties: PacketProperties = _WITHOUT_PROPERTIES
+    ) -> "asyncio.Future[Verdict]":
+        """See `ports.MqttSession`."""
         if self._kept is None:
             raise MqttUnavailable("there is no connection")
         most = self._broker.limits.packet_bytes
@@ -223,8 +232,16 @@ class MemoryMqttSession:
         if topic in self._broker.forbidden or not {"+", "#"}.isdisjoint(topic):
             raise MqttRefused(f"the broker refuses the packet to {topic}")
         verdict = self._broker.publish(topic, payload, properties)
-        await asyncio.sleep(0)
-        return verdict
+        answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._unanswered.append((topic, answer, verdict))
+        asyncio.get_running_loop().call_soon(self._answer)
+        return answer
+
+    def _answer(self) -> None:
+        for each in [each for each in self._unanswered if each[0] not in self._broker.silent]:
+            self._unanswered.remove(each)
+            if not each[1].done():
+                each[1].set_result(each[2])
 
     async def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
         """See `ports.MqttSession`."""
@@ -264,6 +281,11 @@ class MemoryMqttSession:
             self._kept.client = None
             self._kept = None
             self._is_connected.clear()
+            for _topic, answer, _verdict in self._unanswered:
+                if not answer.done():
+                    answer.set_exception(MqttUnavailable("the connection broke"))
+                    answer.exception()  # whoever was to wait for it may be gone
+            self._unanswered.clear()
 
     def be_taken_over(self) -> None:
         """Another client has the session now; it stays so for a while."""

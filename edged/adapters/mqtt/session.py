@@ -116,17 +116,18 @@ class PahoSession:
 
     async def publish(self, topic: str, payload: bytes, properties: PacketProperties = _NONE) -> Verdict:
         """See `ports.MqttSession`."""
-        return await self._queue(topic, payload, properties)
+        return await self.send(topic, payload, properties)
 
     async def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
         """See `ports.MqttSession`."""
         for begin in range(0, len(payloads), _AT_ONCE):
-            some = [self._queue(topic, payload, _NONE) for payload in payloads[begin : begin + _AT_ONCE]]
+            some = [self.send(topic, payload) for payload in payloads[begin : begin + _AT_ONCE]]
             await asyncio.wait(some)
             if errors := [error for each in some if (error := each.exception())]:
                 raise errors[0]
 
-    def _queue(self, topic: str, payload: bytes, properties: PacketProperties) -> "asyncio.Future[Verdict]":
+    def send(self, topic: str, payload: bytes, properties: PacketProperties = _NONE) -> "asyncio.Future[Verdict]":
+        """See `ports.MqttSession`."""
         if self._connection is None or not self._set_up.is_set():
             raise MqttUnavailable(self._reason)
         assert self._limits is not None

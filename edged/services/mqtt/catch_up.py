@@ -1,6 +1,7 @@
 """Reads again what lagging devices have not got, while the others go on with what is new.
 
-One pass serves all that are ready, from the smallest of their offsets. See also: `outbox` (what is left in Kafka, and
+One pass serves all that are ready, from the smallest of their offsets, at the pace of the slowest; one that takes none,
+or gets no answer of the broker (see `sender`), leaves the pass. See also: `outbox` (what is left in Kafka, and
 why).
 """
 
@@ -50,7 +51,7 @@ class CatchUp:
         start = await first_since(self._log, self._partition, oldest_ms, low=first, high=end)
         self._report.skipped(start - first)
         async with self._log.reader({self._partition: start}) as reader:
-            while any(each.is_catching_up for each in lagging):
+            while any(each.state.is_catching_up for each in lagging):
                 if reader.position(self._partition) < self._outboxes.end:
                     await self._offer_next(reader)
                     continue
@@ -62,6 +63,6 @@ class CatchUp:
         self._progress = Progress(self._progress.steps + 1, idle=not records)
         for record in records:
             outbox = self._outboxes.of(record)
-            while outbox is not None and not outbox.offer_again(record):
-                self._progress = self._progress._replace(idle=True)
-                await outbox.until_room()
+            if outbox is not None:
+                self._progress = self._progress._replace(idle=not outbox.has_room(record))
+                await outbox.offer_again(record)

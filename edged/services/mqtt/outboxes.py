@@ -47,12 +47,12 @@ class Outboxes:
 
     def undelivered(self) -> dict[str, int]:
         """The first offset that each lagging device has not got."""
-        places = {each.device: each.place(self.end) for each in self._of_key.values()}
+        places = {each.device: each.state.place(self.end) for each in self._of_key.values()}
         return {device: place for device, place in places.items() if place < self.end}
 
     async def to_catch_up(self) -> set[Outbox]:
         """Wait for outboxes that are to catch up; all of them."""
-        while not (found := {each for each in self._of_key.values() if each.is_to_catch_up}):
+        while not (found := {each for each in self._of_key.values() if each.state.is_to_catch_up}):
             self._to_catch_up.clear()
             await self._to_catch_up.wait()
         return found

@@ -1,25 +1,35 @@
 """Sends one device's predictions by MQTT, in order, each until the broker has a subscriber for it.
 
-Steps, for the first prediction in the outbox:
-1. drop and count it if it is too old
-2. publish it; it leaves the outbox once the broker has acknowledged it and has a subscriber, so that its place is
-   committed
-Without a connection or a subscriber it stays the first, and the others stay in Kafka.
+Several are on their way at a time. One leaves the outbox once the broker has acknowledged it and has a subscriber, so
+that its place is committed. Without a connection or a subscriber the first is kept and tried again, and the others stay
+in Kafka. See also: `domain.mqtt.outbox` (what is sent when).
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from edged.aio import Backoff
 from edged.domain.mqtt.way_back import addressed, remaining_s
 from edged.errors import MqttRefused, MqttUnavailable
-from edged.ports import Health, MqttSession, PacketProperties, Record
+from edged.ports import Health, MqttSession, PacketProperties, Record, Verdict
 from edged.services.mqtt.outbox import Outbox
 from edged.services.mqtt.report import DeliveryReport, unix_ms
 
+ANSWER_TIMEOUT_S = 10.0
+"""Without a verdict of the broker. What it was sent is not sent again: it may still answer."""
+
 _RETRY_S, _IDLE_RETRY_S = 5.0, 60.0
 """Before a device without a subscriber is tried again: at least, after it has sent a sample; at most, if it has not."""
+
+
+class _Flying(NamedTuple):
+    """On its way since `sent_s`."""
+
+    record: Record
+    verdict: "asyncio.Future[Verdict]"
+    sent_s: float
 
 
 class Sender:
@@ -42,53 +52,107 @@ class Sender:
         self._part = f"predictions/{outbox.device}"
         self._report = report
         self._now_ms = now_ms
+        self._flying: deque[_Flying] = deque()
+        self._is_cut = False
+        self._backoff = Backoff()
 
     async def run(self) -> None:
-        """Send until cancelled. Cancelled: the first one may have been sent, and is sent again at the next start."""
-        backoff = Backoff()
+        """Send until cancelled. Cancelled: what was on its way may be sent again at the next start."""
         while True:
-            record = await self._outbox.first()
-            left_s = remaining_s(record.timestamp_ms, self._now_ms())
-            if left_s is None:
-                self._report.expired(self._outbox.device, self._outbox.expired(record))
-                continue
-            try:
-                is_taken = await self._send(record, left_s)
-            except MqttUnavailable:
-                self._outbox.stuck()
-                await self._session.connected()
-                await backoff.wait()
-                continue
-            backoff.reset()
-            if is_taken:
-                self._outbox.sent(record)
-                self._report.delivered(self._outbox.device)
-            else:
-                self._outbox.stuck()
+            if not self._is_to_wait:
                 await self._until_retry()
+                due = self._outbox.retry(self._now_ms())
+            else:
+                due = self._outbox.due(self._now_ms())
+            if due.num_expired:
+                self._report.expired(self._outbox.device, due.num_expired)
+            self._send(due.records)
+            if self._is_to_wait:
+                await self._until_news()
+                self._take_verdicts()
 
-    async def _send(self, record: Record, left_s: int) -> bool:
-        """Publish it; whether the broker has a subscriber for it. Raises MqttUnavailable."""
-        device = self._outbox.device
+    @property
+    def _is_to_wait(self) -> bool:
+        """Whether what comes next comes from elsewhere: a prediction, or a verdict."""
+        return bool(self._flying) or not self._outbox.state.is_stuck
+
+    def _send(self, records: Sequence[Record]) -> None:
+        """Up to the first that cannot be sent: those after it are not to pass it."""
+        loop = asyncio.get_running_loop()
+        for i, record in enumerate(records):
+            try:
+                self._flying.append(_Flying(record, self._sent(record), loop.time()))
+            except (MqttUnavailable, MqttRefused) as error:
+                self._failed(records[i:], error)
+                return
+
+    def _sent(self, record: Record) -> "asyncio.Future[Verdict]":
+        """Raises MqttUnavailable or MqttRefused."""
+        device, now_ms = self._outbox.device, self._now_ms()
         to = addressed(self._site, device, record.headers)
         if to.ignored:
             self._report.ignored_topic(device, to.ignored)
         user = (("id", to.sample_id),) if to.sample_id else ()
-        properties = PacketProperties(user, correlation=to.correlation, expiry_s=left_s)
-        try:
-            verdict = await self._session.publish(to.topic, record.value, properties)
-        except MqttRefused as error:
-            self._health.degraded(self._part, str(error), awaited=False)
-            return False
+        expiry_s = remaining_s(record.timestamp_ms, now_ms) or 1
+        return self._session.send(to.topic, record.value, PacketProperties(user, "", to.correlation, expiry_s))
+
+    async def _until_news(self) -> None:
+        """Wait for a change of the outbox or the next verdict. Brokers answer in order: the others come after it."""
+        awaited: set[asyncio.Future[Verdict] | asyncio.Future[None]] = {self._outbox.changed()}
+        timeout_s = None
+        if self._flying:
+            first = self._flying[0]
+            awaited.add(first.verdict)
+            if not self._outbox.state.is_stuck:
+                timeout_s = max(0.0, first.sent_s + ANSWER_TIMEOUT_S - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            self._health.degraded(
+                self._part, f"the broker has not acknowledged a prediction for {ANSWER_TIMEOUT_S:g} s", awaited=False
+            )
+            self._outbox.unanswered()
+
+    def _take_verdicts(self) -> None:
+        answered = [each for each in self._flying if each.verdict.done()]
+        if not answered:
+            return
+        self._flying = deque(each for each in self._flying if not each.verdict.done())
+        for record, verdict, _sent_s in answered:
+            error = verdict.exception()
+            if error is None:
+                self._take(record, verdict.result())
+            elif isinstance(error, (MqttUnavailable, MqttRefused)):
+                self._failed([record], error)
+            else:
+                raise error
+
+    def _take(self, record: Record, verdict: Verdict) -> None:
+        self._is_cut = False
+        self._backoff.reset()
         self._health.recovered(self._part)
         if (limits := self._session.limits) is not None and limits.version != "5":
             self._report.receivers_unknown()
-        if verdict == "nobody":
-            self._report.no_receiver(device)
-        return verdict == "delivered"
+        if verdict == "delivered":
+            self._outbox.delivered(record)
+            self._report.delivered(self._outbox.device)
+        else:
+            self._outbox.undelivered([record])
+            self._report.no_receiver(self._outbox.device)
+
+    def _failed(self, records: Sequence[Record], error: MqttUnavailable | MqttRefused) -> None:
+        self._is_cut = isinstance(error, MqttUnavailable)
+        self._outbox.undelivered(records)
+        if isinstance(error, MqttRefused):
+            self._backoff.reset()
+            self._health.degraded(self._part, str(error), awaited=False)
 
     async def _until_retry(self) -> None:
+        if self._is_cut:
+            await self._session.connected()
+            await self._backoff.wait()
+            return
+        loop = asyncio.get_running_loop()
         await asyncio.sleep(_RETRY_S)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_IDLE_RETRY_S - _RETRY_S):
-                await self._outbox.until_new()
+        end_s = loop.time() + _IDLE_RETRY_S - _RETRY_S
+        while not self._outbox.state.has_new and (left_s := end_s - loop.time()) > 0:
+            await asyncio.wait([self._outbox.changed()], timeout=left_s)

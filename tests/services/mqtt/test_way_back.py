@@ -20,7 +20,7 @@ from edged.domain.topology import Device, Topology
 from edged.ports import BrokerLimits, Message, Packet, TopicPartition
 from edged.services.mqtt.catch_up import CatchUp
 from edged.services.mqtt.deliverer import Deliverer
-from edged.services.mqtt.outbox import MAX_RECORDS
+from edged.domain.mqtt.outbox import MAX_RECORDS
 from edged.services.mqtt.outboxes import Outboxes
 from edged.services.mqtt.report import DeliveryReport
 from edged.services.mqtt.sender import Sender
@@ -233,7 +233,7 @@ async def test_a_device_that_never_comes_costs_two_records_and_a_packet_now_and_
         assert tried.count("greenhouse/predictions/cam-2") == pytest.approx(200, abs=2)
         await asyncio.sleep(600)
         assert tried.count("greenhouse/predictions/cam-2") == pytest.approx(210, abs=3)
-        assert len(world.outboxes.of_device("cam-2")._waiting) == 1
+        assert len(world.outboxes.of_device("cam-2").state.waiting) == 1
 
 
 @pytest.mark.looptime
