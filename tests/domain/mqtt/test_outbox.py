@@ -1,0 +1,242 @@
+"""What a device lacks, as a value: nothing lost, in order, and little kept, whatever becomes of what is sent."""
+
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.domain.mqtt.outbox import MAX_BYTES, MAX_RECORDS, WINDOW, OutboxState
+from edged.domain.mqtt.way_back import LIFETIME_S
+
+NOW_MS = 1_700_000_000_000
+
+
+class Prediction(NamedTuple):
+    offset: int
+    value: bytes = b"x"
+    timestamp_ms: int = NOW_MS
+
+
+class World:
+    """Kafka, one device's outbox, and the broker's verdicts in any order; what was sent and delivered, by offset."""
+
+    def __init__(self, sizes=(1,)):
+        self.sizes = sizes
+        self.log: list[Prediction] = []
+        self.now_ms = NOW_MS
+        self.state: OutboxState[Prediction] = OutboxState()
+        self.flying: list[Prediction] = []
+        self.sent: list[int] = []
+        self.delivered: list[int] = []
+        self.again_at: int | None = None
+
+    @property
+    def end(self):
+        return len(self.log)
+
+    @property
+    def place(self):
+        return self.state.place(self.end)
+
+    def offer(self):
+        size = self.sizes[self.end % len(self.sizes)]
+        self.log.append(Prediction(self.end, bytes(size), self.now_ms))
+        self.state = self.state.offered(self.log[-1])
+
+    def send(self):
+        if self.state.is_stuck and self.flying:
+            return
+        due = (self.state.retry if self.state.is_stuck else self.state.due)(self.now_ms)
+        self.state = due.state
+        self.flying += due.records
+        self.sent += [each.offset for each in due.records]
+
+    def answer(self, which, *, is_delivered):
+        if self.flying:
+            record = self.flying.pop(which % len(self.flying))
+            if is_delivered:
+                self.delivered.append(record.offset)
+                self.state = self.state.delivered(record)
+            else:
+                self.state = self.state.undelivered(record)
+
+    def cut(self):
+        while self.flying:
+            self.answer(0, is_delivered=False)
+
+    def read_again(self, count):
+        """A pass over what was left in Kafka, or the next part of one."""
+        if self.again_at is None:
+            if not self.state.is_to_catch_up:
+                return
+            self.again_at, self.state = self.state.left_from, self.state.catching_up()
+        for _ in range(count):
+            if not self.state.is_catching_up:
+                self.again_at = None
+                return
+            if self.again_at == self.end:
+                self.state, _expired = self.state.caught_up()
+                self.again_at = None
+                return
+            state = self.state.offered_again(self.log[self.again_at])
+            if state is None:
+                return
+            self.state, self.again_at = state, self.again_at + 1
+
+    def restart(self):
+        """Killed, and started where the place was committed."""
+        place, self.flying, self.again_at = self.place, [], None
+        self.state = OutboxState(left_from=place) if place < self.end else OutboxState()
+
+    def drain(self):
+        """All goes well from now on."""
+        for _ in range(20 * (self.end + 1)):
+            if self.place == self.end:
+                return
+            self.send()
+            self.answer(0, is_delivered=True)
+            self.read_again(self.end + 1)
+        raise AssertionError(f"stays at {self.place} of {self.end}: {self.state}")
+
+    def check(self):
+        held = (*self.state.sending, *self.state.waiting)
+        assert len(self.flying) <= WINDOW
+        assert len(held) <= MAX_RECORDS
+        assert len(held) == 1 or sum(len(each.value) for each in held) <= MAX_BYTES
+        assert not set(range(self.place)) - set(self.delivered)
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("offer"), st.integers(1, 100)),
+    st.tuples(st.just("send")),
+    st.tuples(st.just("delivered"), st.integers(0, WINDOW)),
+    st.tuples(st.just("undelivered"), st.integers(0, WINDOW)),
+    st.tuples(st.just("unanswered")),
+    st.tuples(st.just("cut")),
+    st.tuples(st.just("read_again"), st.integers(1, 100)),
+)
+
+
+def run(world, steps):
+    for name, *arguments in steps:
+        if name == "offer":
+            for _ in range(*arguments):
+                world.offer()
+        elif name == "delivered":
+            world.answer(*arguments, is_delivered=True)
+        elif name == "undelivered":
+            world.answer(*arguments, is_delivered=False)
+        elif name == "unanswered":
+            world.state = world.state.unanswered()
+        else:
+            getattr(world, name)(*arguments)
+        world.check()
+
+
+@given(st.lists(STEPS, max_size=60), st.lists(st.integers(0, MAX_BYTES), min_size=1, max_size=4))
+def test_whatever_the_verdicts_and_their_order_each_is_delivered_once_and_the_place_passes_no_other(steps, sizes):
+    world = World(sizes)
+    run(world, steps)
+    world.drain()
+    assert sorted(world.delivered) == list(range(world.end))
+
+
+@given(st.lists(st.one_of(STEPS, st.tuples(st.just("restart"))), max_size=60))
+def test_whatever_kills_it_none_is_lost_and_a_kill_repeats_a_window_and_what_was_in_turn_before(steps):
+    world = World()
+    num_kills = sum(name == "restart" for name, *_ in steps)
+    for step in steps:
+        before = world.place, len(set(world.delivered))
+        run(world, [step])
+        if step[0] == "restart":
+            assert (world.place, len(set(world.delivered))) == before
+    world.drain()
+    assert set(world.delivered) == set(range(world.end))
+    if not num_kills:
+        assert len(world.delivered) == world.end
+
+
+@given(st.lists(STEPS.filter(lambda step: step[0] not in {"delivered", "undelivered"}), max_size=60), st.data())
+def test_of_a_broker_that_answers_in_order_each_comes_first_in_order(steps, data):
+    world = World()
+    for step in steps:
+        run(world, [step])
+        for _ in range(data.draw(st.integers(0, 4))):
+            world.answer(0, is_delivered=True)
+    world.drain()
+    assert world.delivered == list(range(world.end))
+
+
+def test_until_one_is_delivered_one_is_tried_and_then_a_window():
+    world = World()
+    for _ in range(3 * WINDOW):
+        world.offer()
+    world.send()
+    assert world.sent == [0]
+    world.answer(0, is_delivered=True)
+    world.send()
+    assert world.sent == list(range(WINDOW + 1))
+
+
+def test_without_a_subscriber_one_is_kept_and_the_newest():
+    world = World()
+    for _ in range(1000):
+        world.offer()
+    world.send()
+    world.answer(0, is_delivered=False)
+    world.offer()
+    assert [each.offset for each in world.state.waiting] == [0]
+    assert (world.state.newest, world.state.left_from) == (world.log[-1], 1)
+
+
+def test_what_the_broker_does_not_answer_is_not_sent_again_and_the_others_are_left_in_kafka():
+    world = World()
+    for _ in range(WINDOW + 10):
+        world.offer()
+    world.send()
+    world.answer(0, is_delivered=True)
+    world.send()
+    world.state = world.state.unanswered()
+    world.send()
+    assert world.sent == list(range(WINDOW + 1))
+    assert world.state.left_from == WINDOW + 2
+    world.drain()
+    assert world.delivered == list(range(WINDOW + 10))
+
+
+def test_one_delivered_behind_one_that_was_not_is_not_sent_again():
+    world = World()
+    world.state = OutboxState(window=WINDOW)
+    for _ in range(5):
+        world.offer()
+    world.send()
+    for which, is_delivered in ((0, False), (0, False), (0, True), (0, False), (0, False)):
+        world.answer(which, is_delivered=is_delivered)
+    world.drain()
+    assert world.delivered == [2, 0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("num_newer", [0, 1, 100])
+def test_where_the_first_is_too_old_the_newest_is_tried_and_the_others_follow(num_newer):
+    world = World()
+    world.offer()
+    world.send()
+    world.answer(0, is_delivered=False)
+    world.now_ms += LIFETIME_S * 1000
+    for _ in range(num_newer):
+        world.offer()
+    world.drain()
+    assert world.delivered == [*[num_newer][:num_newer], *range(1, num_newer)]
+
+
+def test_verdicts_on_another_log_change_nothing():
+    world = World()
+    world.offer()
+    world.send()
+    (old,) = world.flying
+    world.state = OutboxState()
+    world.state = world.state.offered(Prediction(0, b"another"))
+    state = world.state.due(world.now_ms).state
+    assert state.delivered(old) is state
+    assert state.undelivered(old) is state
