@@ -104,7 +104,11 @@ class World:
         assert len(self.flying) <= WINDOW
         assert len(held) <= MAX_RECORDS
         assert len(held) == 1 or sum(len(each.value) for each in held) <= MAX_BYTES
-        assert not set(range(self.place)) - set(self.delivered)
+        assert self.fresh(self.log[: self.place]) <= set(self.delivered)
+
+    def fresh(self, records):
+        """Of these, what is not too old."""
+        return {each.offset for each in records if self.now_ms - each.timestamp_ms < LIFETIME_S * 1000}
 
 
 STEPS = st.one_of(
@@ -116,6 +120,7 @@ STEPS = st.one_of(
     st.tuples(st.just("cut")),
     st.tuples(st.just("read_again"), st.integers(1, 100)),
 )
+LATER = st.tuples(st.just("later"), st.integers(10, 70))
 
 
 def run(world, steps):
@@ -129,6 +134,8 @@ def run(world, steps):
             world.answer(*arguments, is_delivered=False)
         elif name == "unanswered":
             world.state = world.state.unanswered()
+        elif name == "later":
+            world.now_ms += 60_000 * arguments[0]
         else:
             getattr(world, name)(*arguments)
         world.check()
@@ -143,9 +150,8 @@ def test_whatever_the_verdicts_and_their_order_each_is_delivered_once_and_the_pl
 
 
 @given(st.lists(st.one_of(STEPS, st.tuples(st.just("restart"))), max_size=60))
-def test_whatever_kills_it_none_is_lost_and_a_kill_repeats_a_window_and_what_was_in_turn_before(steps):
+def test_whatever_kills_it_none_is_lost_and_a_kill(steps):
     world = World()
-    num_kills = sum(name == "restart" for name, *_ in steps)
     for step in steps:
         before = world.place, len(set(world.delivered))
         run(world, [step])
@@ -153,8 +159,6 @@ def test_whatever_kills_it_none_is_lost_and_a_kill_repeats_a_window_and_what_was
             assert (world.place, len(set(world.delivered))) == before
     world.drain()
     assert set(world.delivered) == set(range(world.end))
-    if not num_kills:
-        assert len(world.delivered) == world.end
 
 
 @given(st.lists(STEPS.filter(lambda step: step[0] not in {"delivered", "undelivered"}), max_size=60), st.data())
@@ -166,6 +170,15 @@ def test_of_a_broker_that_answers_in_order_each_comes_first_in_order(steps, data
             world.answer(0, is_delivered=True)
     world.drain()
     assert world.delivered == list(range(world.end))
+
+
+@given(st.lists(st.one_of(STEPS, LATER), max_size=60))
+def test_whatever_becomes_too_old_the_others_are_delivered_and_none_twice(steps):
+    world = World()
+    run(world, steps)
+    world.drain()
+    assert len(world.delivered) == len(set(world.delivered))
+    assert world.fresh(world.log) <= set(world.delivered)
 
 
 def test_until_one_is_delivered_one_is_tried_and_then_a_window():
