@@ -175,6 +175,31 @@ async def test_many_are_published_at_once_in_order(bed: Bed, health: RecordingHe
             await cam.publish_all("site/iot/cam", [b"x"] * 3)
 
 
+async def test_several_are_on_their_way_in_order_and_each_gets_its_verdict(bed: Bed, health: RecordingHealth) -> None:
+    async with (
+        bed.broker(health) as broker,
+        broker.session("edge", ["site/iot/#"], part="device/cam") as edge,
+        broker.session("cam", part="cam") as cam,
+    ):
+        await edge.connected()
+        await cam.connected()
+        verdicts = [cam.send(f"site/{'iot' if i % 2 else 'nobody'}/cam", b"%d" % i) for i in range(50)]
+        packets: list[Packet] = []
+        while len(packets) < 25:
+            packets += (some := await received(edge, 1))
+            edge.acknowledge(some)
+        assert payloads(packets) == [b"%d" % i for i in range(1, 50, 2)]
+        absent = "nobody" if bed.has_properties else "delivered"
+        assert [await each for each in verdicts] == [absent, "delivered"] * 25
+        verdicts = [cam.send("site/iot/cam", b"x") for _ in range(5)]
+        cam.pause()
+        for each in verdicts:
+            with pytest.raises(MqttUnavailable):
+                await each
+        with pytest.raises(MqttUnavailable):
+            cam.send("site/iot/cam", b"x")
+
+
 async def test_properties_come_with_it_where_mqtt_has_them(bed: Bed, health: RecordingHealth) -> None:
     sent = PacketProperties((("label", "Rose"), ("id", "7"), ("id", "ö")), "site/predictions/cam/x", b"\0\xff", 60)
     async with edge_and_camera(bed, health, "site/#") as (edge, cam):

@@ -52,6 +52,12 @@ class MemoryMqttBroker:
         for session in list(self._sessions):
             session.disconnect() if is_away else session.connect()
 
+    def speak(self) -> None:
+        """Be silent no longer, and acknowledge all that was published."""
+        self.silent.clear()
+        for session in self._sessions:
+            session.answer()
+
     def cut(self) -> None:
         """Break all connections; they come about again at once."""
         for session in list(self._sessions):
@@ -234,14 +240,8 @@ class MemoryMqttSession:
         verdict = self._broker.publish(topic, payload, properties)
         answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._unanswered.append((topic, answer, verdict))
-        asyncio.get_running_loop().call_soon(self._answer)
+        asyncio.get_running_loop().call_soon(self.answer)
         return answer
-
-    def _answer(self) -> None:
-        for each in [each for each in self._unanswered if each[0] not in self._broker.silent]:
-            self._unanswered.remove(each)
-            if not each[1].done():
-                each[1].set_result(each[2])
 
     async def publish_all(self, topic: str, payloads: Sequence[bytes]) -> None:
         """See `ports.MqttSession`."""
@@ -260,6 +260,15 @@ class MemoryMqttSession:
         self.connect()
 
     # What the broker does.
+
+    def answer(self) -> None:
+        """Acknowledge what was published."""
+        unanswered, self._unanswered = self._unanswered, []
+        for topic, answer, verdict in unanswered:
+            if topic in self._broker.silent:
+                self._unanswered.append((topic, answer, verdict))
+            elif not answer.done():
+                answer.set_result(verdict)
 
     def connect(self) -> None:
         """Connect, if nothing is against it."""

@@ -243,6 +243,28 @@ def test_where_the_first_is_too_old_the_newest_is_tried_and_the_others_follow(nu
     assert world.delivered == [*[num_newer][:num_newer], *range(1, num_newer)]
 
 
+def test_of_two_tried_out_of_turn_neither_is_sent_again():
+    world = World()
+    minutes = {0: 0, 1: 30, 2: 55}
+    for minute in range(62):
+        world.now_ms = NOW_MS + 60_000 * minute
+        if minute in minutes.values():
+            world.offer()
+        if minute == 0:
+            world.send()
+            world.answer(0, is_delivered=False)
+    world.send()
+    world.answer(0, is_delivered=True)
+    assert world.delivered == [2]
+    world.read_again(1)
+    world.send()
+    world.answer(0, is_delivered=False)
+    world.offer()
+    world.now_ms += 60_000 * 30
+    world.drain()
+    assert world.delivered == [2, 3]
+
+
 def test_verdicts_on_another_log_change_nothing():
     world = World()
     world.offer()

@@ -14,13 +14,14 @@ import pytest
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.memory.mqtt import MemoryMqttBroker
+from edged.domain.mqtt.lag import to_note
+from edged.domain.mqtt.outbox import MAX_RECORDS, WINDOW
 from edged.domain.mqtt.topics import bridge_client_id, device_client_id, predictions_topic
 from edged.domain.mqtt.way_back import LIFETIME_S
 from edged.domain.topology import Device, Topology
 from edged.ports import BrokerLimits, Message, Packet, TopicPartition
 from edged.services.mqtt.catch_up import CatchUp
 from edged.services.mqtt.deliverer import Deliverer
-from edged.domain.mqtt.outbox import MAX_RECORDS
 from edged.services.mqtt.outboxes import Outboxes
 from edged.services.mqtt.report import DeliveryReport
 from edged.services.mqtt.sender import Sender
@@ -363,6 +364,54 @@ async def test_what_the_broker_refuses_is_told_and_sent_once_it_takes_it():
         await settled(world)
     assert numbers(cam_2) == [1, 3]
     assert world.health.reasons == {}
+
+
+@pytest.mark.looptime
+async def test_none_waits_for_the_acknowledgement_of_those_before_and_the_place_does():
+    world = World("cam")
+    async with world.device("cam") as cam, world.edge():
+        await world.predict("cam")
+        await settled(world)
+        world.broker.silent.add("greenhouse/predictions/cam")
+        await world.predict(*["cam"] * 10)
+        await until(lambda: len(cam) == 11)
+        await asyncio.sleep(2)
+        assert committed(world) == (11, to_note({"cam": 1}, 11))
+        world.broker.speak()
+        await settled(world)
+    assert numbers(cam) == list(range(11))
+
+
+@pytest.mark.looptime
+async def test_a_device_whose_packets_the_broker_never_acknowledges_holds_up_no_other_and_gets_each_once():
+    world = World("cam", "cam-2")
+    await world.predict(*["cam", "cam-2"] * 10 * MAX_RECORDS)
+    world.broker.silent.add("greenhouse/predictions/cam")
+    async with world.device("cam") as cam, world.device("cam-2") as cam_2, world.edge():
+        await until(lambda: len(cam_2) == 10 * MAX_RECORDS)
+        await until(lambda: "predictions/cam" in world.health.reasons)
+        await asyncio.sleep(600)
+        assert len(cam) == 1
+        world.broker.speak()
+        await settled(world)
+    assert numbers(cam) == list(range(0, 20 * MAX_RECORDS, 2))
+    assert numbers(cam_2) == list(range(1, 20 * MAX_RECORDS, 2))
+    assert not world.health.reasons
+
+
+@pytest.mark.looptime
+async def test_a_connection_that_breaks_repeats_a_window_at_most_in_order():
+    world = World("cam")
+    async with world.device("cam") as cam, world.edge():
+        await world.predict("cam")
+        await settled(world)
+        world.broker.silent.add("greenhouse/predictions/cam")
+        await world.predict(*["cam"] * 3 * WINDOW)
+        await until(lambda: len(cam) == 1 + WINDOW)
+        world.broker.silent.clear()
+        world.broker.cut()
+        await settled(world)
+    assert numbers(cam) == [*range(1 + WINDOW), *range(1, 1 + 3 * WINDOW)]
 
 
 @pytest.mark.looptime
