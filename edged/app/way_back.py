@@ -37,6 +37,7 @@ class WayBack:
             if job.name not in self._jobs and topology.receivers_of(self._edge, job):
                 self._jobs[job.name] = started = self._of_job(topology, job)
                 tasks.create_task(started.deliverer.run(), name=f"predictions {job.name}")
+                tasks.create_task(started.deliverer.commit(), name=f"places of predictions {job.name}")
                 tasks.create_task(started.catch_up.run(), name=f"predictions again {job.name}")
 
     def serve(self, topology: Topology, device: Device, session: MqttSession, tasks: asyncio.TaskGroup) -> None:

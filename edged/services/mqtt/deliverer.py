@@ -52,7 +52,9 @@ class Deliverer:
         self._now_ms = now_ms
         self._progress = Progress(0, idle=True)
         self._committed: Committed | None = None
-        self._commit_at_s = 0.0
+        self._reader: LogReader | None = None
+        self._place = Place(0)
+        """All before it were offered."""
 
     def progress(self) -> Progress:
         """Idle without new predictions."""
@@ -63,28 +65,35 @@ class Deliverer:
 
         Cancelled: commits what has been sent by then, if Kafka answers.
         """
-        place = await self._resume()
+        self._place = place = await self._resume()
         try:
             async with self._log.reader({self.partition: place}, group=self._group) as reader:
+                self._reader = reader
                 try:
                     while True:
                         await self._offer_next(reader)
                 except asyncio.CancelledError:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_LAST_COMMIT_S):
-                            await self._commit(reader, reader.place(self.partition))
+                            await self._commit(reader)
                     raise
         finally:
             self._report.write(asyncio.get_running_loop().time())
+
+    async def commit(self) -> None:
+        """Commit once a second until cancelled. Beside `run`: predictions do not wait for Kafka's answer to it."""
+        while True:
+            await asyncio.sleep(_COMMIT_S)
+            if self._reader is not None:
+                await self._commit(self._reader)
 
     async def _offer_next(self, reader: LogReader) -> None:
         records = await reader.poll(max_records=_RECORDS_PER_POLL, timeout_s=self._timing.poll_s)
         self._progress = Progress(self._progress.steps + 1, idle=not records)
         for record in records:
             self._outboxes.offer(record)
-        place = reader.place(self.partition)
+        self._place = place = reader.place(self.partition)
         self._outboxes.passed(place.offset, place.incarnation)
-        await self._commit_if_due(reader, place)
         self._report.write_if_due(asyncio.get_running_loop().time())
 
     async def _resume(self) -> Place:
@@ -104,14 +113,8 @@ class Deliverer:
         self._outboxes.resume(place, from_note(note, kept.offset, self._devices) if is_same else {})
         return place
 
-    async def _commit_if_due(self, reader: LogReader, place: Place) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s < self._commit_at_s:
-            return
-        self._commit_at_s = now_s + _COMMIT_S
-        await self._commit(reader, place)
-
-    async def _commit(self, reader: LogReader, place: Place) -> None:
+    async def _commit(self, reader: LogReader) -> None:
+        place = self._place
         note = to_note(self._outboxes.undelivered(), place.offset)
         if (place, note) != self._committed:
             await reader.commit({self.partition: place}, note)

@@ -72,17 +72,18 @@ class World:
                 return
             self.again_at, self.state = self.state.left_from, self.state.catching_up()
         for _ in range(count):
-            if not self.state.is_catching_up:
+            if not self.state.is_catching_up or self.again_at is None:
                 self.again_at = None
                 return
             if self.again_at == self.end:
                 self.state, _expired = self.state.caught_up()
                 self.again_at = None
                 return
-            state = self.state.offered_again(self.log[self.again_at])
+            at = self.again_at
+            state = self.state.offered_again(self.log[at])
             if state is None:
                 return
-            self.state, self.again_at = state, self.again_at + 1
+            self.state, self.again_at = state, at + 1
 
     def restart(self):
         """Killed, and started where the place was committed."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.memory.log import MemoryLog
+from edged.adapters.memory.log import MemoryLog, MemoryReader
 from edged.adapters.memory.mqtt import MemoryMqttBroker
 from edged.domain.mqtt.lag import to_note
 from edged.domain.mqtt.outbox import MAX_RECORDS, WINDOW
@@ -83,6 +83,7 @@ class World:
                 services.append(Sender(outbox, session, "greenhouse", health=self.health, **common))
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(service.run()) for service in services]
+                tasks.append(group.create_task(deliverer.commit()))
                 yield
                 self.log.unavailable = is_killed
                 for task in tasks:
@@ -397,6 +398,20 @@ async def test_a_device_whose_packets_the_broker_never_acknowledges_holds_up_no_
     assert numbers(cam) == list(range(0, 20 * MAX_RECORDS, 2))
     assert numbers(cam_2) == list(range(1, 20 * MAX_RECORDS, 2))
     assert not world.health.reasons
+
+
+@pytest.mark.looptime
+async def test_predictions_go_on_while_kafka_does_not_answer_a_commit(monkeypatch):
+    async def unanswered(*_):
+        await asyncio.Event().wait()
+
+    world = World("cam")
+    async with world.device("cam") as cam, world.edge():
+        monkeypatch.setattr(MemoryReader, "commit", unanswered)
+        for n in range(5):
+            await world.predict("cam")
+            await asyncio.sleep(1)
+            assert len(cam) == n + 1
 
 
 @pytest.mark.looptime
