@@ -52,9 +52,9 @@ class MemoryMqttBroker:
         for session in list(self._sessions):
             session.disconnect() if is_away else session.connect()
 
-    def speak(self) -> None:
-        """Be silent no longer, and acknowledge all that was published."""
-        self.silent.clear()
+    def speak(self, *topics: str) -> None:
+        """Be silent no longer, of these topics or all, and acknowledge what was published."""
+        self.silent.difference_update(topics or tuple(self.silent))
         for session in self._sessions:
             session.answer()
 

@@ -1,8 +1,7 @@
 """Reads again what lagging devices have not got, while the others go on with what is new.
 
 One pass serves all that are ready, from the smallest of their offsets, at the pace of the slowest; one that takes none,
-or gets no answer of the broker (see `sender`), leaves the pass. See also: `outbox` (what is left in Kafka, and
-why).
+or gets no answer of the broker (see `sender`), leaves the pass. See also: `outbox` (what is left in Kafka, and why).
 """
 
 from collections.abc import Callable, Collection

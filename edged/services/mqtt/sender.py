@@ -18,18 +18,17 @@ from edged.services.mqtt.outbox import Outbox
 from edged.services.mqtt.report import DeliveryReport, unix_ms
 
 ANSWER_TIMEOUT_S = 10.0
-"""Without a verdict of the broker. What it was sent is not sent again: it may still answer."""
+"""Without any verdict of the broker. What it was sent is not sent again: it may still answer."""
 
 _RETRY_S, _IDLE_RETRY_S = 5.0, 60.0
 """Before a device without a subscriber is tried again: at least, after it has sent a sample; at most, if it has not."""
 
 
 class _Flying(NamedTuple):
-    """On its way since `sent_s`."""
+    """On its way to the broker."""
 
     record: Record
     verdict: "asyncio.Future[Verdict]"
-    sent_s: float
 
 
 class Sender:
@@ -53,6 +52,7 @@ class Sender:
         self._report = report
         self._now_ms = now_ms
         self._flying: deque[_Flying] = deque()
+        self._silent_since_s = 0.0
         self._is_cut = False
         self._backoff = Backoff()
 
@@ -78,10 +78,11 @@ class Sender:
 
     def _send(self, records: Sequence[Record]) -> None:
         """Up to the first that cannot be sent: those after it are not to pass it."""
-        loop = asyncio.get_running_loop()
+        if not self._flying:
+            self._silent_since_s = asyncio.get_running_loop().time()
         for i, record in enumerate(records):
             try:
-                self._flying.append(_Flying(record, self._sent(record), loop.time()))
+                self._flying.append(_Flying(record, self._sent(record)))
             except (MqttUnavailable, MqttRefused) as error:
                 self._failed(records[i:], error)
                 return
@@ -104,7 +105,8 @@ class Sender:
             first = self._flying[0]
             awaited.add(first.verdict)
             if not self._outbox.state.is_stuck:
-                timeout_s = max(0.0, first.sent_s + ANSWER_TIMEOUT_S - asyncio.get_running_loop().time())
+                silent_s = asyncio.get_running_loop().time() - self._silent_since_s
+                timeout_s = max(0.0, ANSWER_TIMEOUT_S - silent_s)
         done, _ = await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             self._health.degraded(
@@ -117,7 +119,8 @@ class Sender:
         if not answered:
             return
         self._flying = deque(each for each in self._flying if not each.verdict.done())
-        for record, verdict, _sent_s in answered:
+        self._silent_since_s = asyncio.get_running_loop().time()
+        for record, verdict in answered:
             error = verdict.exception()
             if error is None:
                 self._take(record, verdict.result())

@@ -151,7 +151,7 @@ def test_whatever_the_verdicts_and_their_order_each_is_delivered_once_and_the_pl
 
 
 @given(st.lists(st.one_of(STEPS, st.tuples(st.just("restart"))), max_size=60))
-def test_whatever_kills_it_none_is_lost_and_a_kill(steps):
+def test_however_often_it_is_killed_none_is_lost(steps):
     world = World()
     for step in steps:
         before = world.place, len(set(world.delivered))

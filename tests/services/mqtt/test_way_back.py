@@ -24,7 +24,7 @@ from edged.services.mqtt.catch_up import CatchUp
 from edged.services.mqtt.deliverer import Deliverer
 from edged.services.mqtt.outboxes import Outboxes
 from edged.services.mqtt.report import DeliveryReport
-from edged.services.mqtt.sender import Sender
+from edged.services.mqtt.sender import ANSWER_TIMEOUT_S, Sender
 from edged.settings import Timing
 from tests.support.fake_time import until
 from tests.support.greenhouse import topology
@@ -398,6 +398,24 @@ async def test_a_device_whose_packets_the_broker_never_acknowledges_holds_up_no_
     assert numbers(cam) == list(range(0, 20 * MAX_RECORDS, 2))
     assert numbers(cam_2) == list(range(1, 20 * MAX_RECORDS, 2))
     assert not world.health.reasons
+
+
+@pytest.mark.looptime
+async def test_a_broker_that_acknowledges_one_now_and_then_is_not_silent():
+    topics = [f"greenhouse/predictions/cam/{n}" for n in range(WINDOW + 1)]
+    world = World("cam")
+    async with world.device("cam") as cam, world.edge():
+        await world.predict("cam", headers=[("edged-response-topic", topics[0].encode())])
+        await settled(world)
+        world.broker.silent.update(topics)
+        for topic in topics[1:]:
+            await world.predict("cam", headers=[("edged-response-topic", topic.encode())])
+        for topic in topics[1:]:
+            await asyncio.sleep(ANSWER_TIMEOUT_S - 1)
+            world.broker.speak(topic)
+        await settled(world)
+    assert numbers(cam) == list(range(WINDOW + 1))
+    assert not world.health.history
 
 
 @pytest.mark.looptime
