@@ -480,9 +480,9 @@ EVENTS: Mapping[str, Event] = {
     # mqtt: predictions to devices
     "mqtt.delivered": event(
         "Predictions that the MQTT broker has taken for devices since the last such line, those that were too old to "
-        "be sent, and devices that take none now: nobody subscribes to their predictions. Skipped: records of all "
-        "devices that were too old, and were not read.",
-        predictions=int, expired=int, skipped=int, without_receiver=int,
+        "be sent, those that it refuses, and devices that take none now: nobody subscribes to their predictions. "
+        "Skipped: records of all devices that were too old, and were not read.",
+        predictions=int, expired=int, refused=int, skipped=int, without_receiver=int,
     ),
     "mqtt.no_receiver": event(
         "Nobody subscribes to a device's predictions: they are kept in Kafka, and sent for an hour once somebody does. "
@@ -498,6 +498,10 @@ EVENTS: Mapping[str, Event] = {
     ),
     "mqtt.prediction_expired": event(
         "Predictions for a device were older than an hour, and were not sent.", device=str, predictions=int
+    ),
+    "mqtt.prediction_refused": event(
+        "The MQTT broker refuses a prediction for a device again, and has taken one behind it: it is given up. "
+        "`suppressed` more for this device since its last such line.", device=str, reason=str, suppressed=int,
     ),
     "mqtt.response_topic_ignored": event(
         "A device asks for its prediction at a topic that is not below its own: it gets it at its own. `suppressed` "

@@ -77,6 +77,12 @@ class Outbox:
         for record in records:
             self._become(self._state.undelivered(record))
 
+    def refused(self, record: Record) -> bool:
+        """See `OutboxState.refused`."""
+        state, is_given_up = self._state.refused(record)
+        self._become(state)
+        return is_given_up
+
     def unanswered(self) -> None:
         """See `OutboxState.unanswered`."""
         self._become(self._state.unanswered())

@@ -23,6 +23,7 @@ class DeliveryReport:
         self._num_delivered = 0
         self._num_expired = Counter[str]()
         self._num_skipped = 0
+        self._num_refused = 0
 
     def delivered(self, device: str) -> None:
         """The broker has delivered a prediction to a subscriber."""
@@ -47,6 +48,11 @@ class DeliveryReport:
         """`count` predictions were too old to be sent."""
         self._num_expired[device] += count
 
+    def refused(self, device: str, reason: str) -> None:
+        """A prediction is given up that the broker refuses, and takes those behind it."""
+        self._num_refused += 1
+        self._lines.warning("mqtt.prediction_refused", device, device=device, reason=reason)
+
     def skipped(self, num_records: int) -> None:
         """Records that are too old to be sent, of whatever device, are not read."""
         self._num_skipped += num_records
@@ -65,12 +71,14 @@ class DeliveryReport:
         expired = +self._num_expired
         for device, count in expired.items():
             logger().warning("mqtt.prediction_expired", device=device, predictions=count)
-        if self._num_delivered or self._num_skipped or expired:
+        if self._num_delivered or self._num_skipped or self._num_refused or expired:
             logger().info(
                 "mqtt.delivered",
                 predictions=self._num_delivered,
                 expired=expired.total(),
+                refused=self._num_refused,
                 skipped=self._num_skipped,
                 without_receiver=len(self._absent),
             )
-        self._began_s, self._num_delivered, self._num_expired, self._num_skipped = now_s, 0, Counter(), 0
+        self._began_s, self._num_expired = now_s, Counter()
+        self._num_delivered = self._num_skipped = self._num_refused = 0

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edged.aio import Backoff
-from edged.domain.mqtt.way_back import addressed, remaining_s
+from edged.domain.mqtt.way_back import LIFETIME_S, addressed, remaining_s
 from edged.errors import MqttRefused, MqttUnavailable
 from edged.ports import Health, MqttSession, PacketProperties, Record, Verdict
 from edged.services.mqtt.outbox import Outbox
 from edged.services.mqtt.report import DeliveryReport, unix_ms
 
 ANSWER_TIMEOUT_S = 10.0
-"""Without any verdict of the broker. What it was sent is not sent again: it may still answer."""
+"""Without any verdict of the broker. What it was sent is not sent again while it may still answer: for LIFETIME_S."""
 
 _RETRY_S, _IDLE_RETRY_S = 5.0, 60.0
 """Before a device without a subscriber is tried again: at least, after it has sent a sample; at most, if it has not."""
@@ -77,14 +77,16 @@ class Sender:
         return bool(self._flying) or not self._outbox.state.is_stuck
 
     def _send(self, records: Sequence[Record]) -> None:
-        """Up to the first that cannot be sent: those after it are not to pass it."""
+        """Without a connection, up to the first that cannot be sent: those after it are not to pass it."""
         if not self._flying:
             self._silent_since_s = asyncio.get_running_loop().time()
         for i, record in enumerate(records):
             try:
                 self._flying.append(_Flying(record, self._sent(record)))
-            except (MqttUnavailable, MqttRefused) as error:
-                self._failed(records[i:], error)
+            except MqttRefused as error:
+                self._refused(record, error)
+            except MqttUnavailable:
+                self._lost(records[i:])
                 return
 
     def _sent(self, record: Record) -> "asyncio.Future[Verdict]":
@@ -100,19 +102,22 @@ class Sender:
     async def _until_news(self) -> None:
         """Wait for a change of the outbox or the next verdict. Brokers answer in order: the others come after it."""
         awaited: set[asyncio.Future[Verdict] | asyncio.Future[None]] = {self._outbox.changed()}
-        timeout_s = None
+        timeout_s, is_stuck = None, self._outbox.state.is_stuck
         if self._flying:
-            first = self._flying[0]
-            awaited.add(first.verdict)
-            if not self._outbox.state.is_stuck:
-                silent_s = asyncio.get_running_loop().time() - self._silent_since_s
-                timeout_s = max(0.0, ANSWER_TIMEOUT_S - silent_s)
+            awaited.add(self._flying[0].verdict)
+            silent_s = asyncio.get_running_loop().time() - self._silent_since_s
+            timeout_s = max(0.0, (LIFETIME_S if is_stuck else ANSWER_TIMEOUT_S) - silent_s)
         done, _ = await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            self._health.degraded(
-                self._part, f"the broker has not acknowledged a prediction for {ANSWER_TIMEOUT_S:g} s", awaited=False
-            )
-            self._outbox.unanswered()
+        if done:
+            return
+        if is_stuck:  # they are too old by now
+            self._outbox.undelivered([each.record for each in self._flying])
+            self._flying.clear()
+            return
+        self._health.degraded(
+            self._part, f"the broker has not acknowledged a prediction for {ANSWER_TIMEOUT_S:g} s", awaited=False
+        )
+        self._outbox.unanswered()
 
     def _take_verdicts(self) -> None:
         answered = [each for each in self._flying if each.verdict.done()]
@@ -124,8 +129,10 @@ class Sender:
             error = verdict.exception()
             if error is None:
                 self._take(record, verdict.result())
-            elif isinstance(error, (MqttUnavailable, MqttRefused)):
-                self._failed([record], error)
+            elif isinstance(error, MqttRefused):
+                self._refused(record, error)
+            elif isinstance(error, MqttUnavailable):
+                self._lost([record])
             else:
                 raise error
 
@@ -142,12 +149,18 @@ class Sender:
             self._outbox.undelivered([record])
             self._report.no_receiver(self._outbox.device)
 
-    def _failed(self, records: Sequence[Record], error: MqttUnavailable | MqttRefused) -> None:
-        self._is_cut = isinstance(error, MqttUnavailable)
-        self._outbox.undelivered(records)
-        if isinstance(error, MqttRefused):
-            self._backoff.reset()
+    def _refused(self, record: Record, error: MqttRefused) -> None:
+        self._is_cut = False
+        self._backoff.reset()
+        if self._outbox.refused(record):
+            self._report.refused(self._outbox.device, str(error))
+        else:
             self._health.degraded(self._part, str(error), awaited=False)
+
+    def _lost(self, records: Sequence[Record]) -> None:
+        """With the connection."""
+        self._is_cut = True
+        self._outbox.undelivered(records)
 
     async def _until_retry(self) -> None:
         if self._is_cut:

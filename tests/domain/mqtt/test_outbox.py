@@ -19,10 +19,15 @@ class Prediction(NamedTuple):
 
 
 class World:
-    """Kafka, one device's outbox, and the broker's verdicts in any order; what was sent and delivered, by offset."""
+    """Kafka, one device's outbox, and the broker's verdicts in any order; what was sent and delivered, by offset.
 
-    def __init__(self, sizes=(1,)):
+    `never`: offsets that the broker refuses.
+    """
+
+    def __init__(self, sizes=(1,), never=()):
         self.sizes = sizes
+        self.never = set(never)
+        self.given_up: list[int] = []
         self.log: list[Prediction] = []
         self.now_ms = NOW_MS
         self.state: OutboxState[Prediction] = OutboxState()
@@ -55,7 +60,10 @@ class World:
     def answer(self, which, *, is_delivered):
         if self.flying:
             record = self.flying.pop(which % len(self.flying))
-            if is_delivered:
+            if record.offset in self.never:
+                self.state, is_given_up = self.state.refused(record)
+                self.given_up += [record.offset] * is_given_up
+            elif is_delivered:
                 self.delivered.append(record.offset)
                 self.state = self.state.delivered(record)
             else:
@@ -91,9 +99,10 @@ class World:
         self.state = OutboxState(left_from=place) if place < self.end else OutboxState()
 
     def drain(self):
-        """All goes well from now on."""
+        """All goes well from now on, but what the broker never takes; until nothing else is left."""
         for _ in range(20 * (self.end + 1)):
-            if self.place == self.end:
+            passed = {*self.delivered, *(each for each in self.never if each >= self.state.sent_to)}
+            if set(range(self.place, self.end)) <= passed:
                 return
             self.send()
             self.answer(0, is_delivered=True)
@@ -104,8 +113,9 @@ class World:
         held = (*self.state.sending, *self.state.waiting)
         assert len(self.flying) <= WINDOW
         assert len(held) <= MAX_RECORDS
-        assert len(held) == 1 or sum(len(each.value) for each in held) <= MAX_BYTES
-        assert self.fresh(self.log[: self.place]) <= set(self.delivered)
+        is_small = sum(len(each.value) for each in held[: -1 if self.state.refused_at else None]) <= MAX_BYTES
+        assert is_small or len(held) <= 1 + bool(self.state.refused_at)
+        assert self.fresh(self.log[: self.place]) <= {*self.delivered, *self.given_up}
 
     def fresh(self, records):
         """Of these, what is not too old."""
@@ -121,6 +131,7 @@ STEPS = st.one_of(
     st.tuples(st.just("cut")),
     st.tuples(st.just("read_again"), st.integers(1, 100)),
 )
+NEVER = st.one_of(st.sets(st.integers(0, 100), max_size=WINDOW - 1), st.just(set(range(10_000))))
 LATER = st.tuples(st.just("later"), st.integers(10, 70))
 
 
@@ -173,13 +184,55 @@ def test_of_a_broker_that_answers_in_order_each_comes_first_in_order(steps, data
     assert world.delivered == list(range(world.end))
 
 
-@given(st.lists(st.one_of(STEPS, LATER), max_size=60))
-def test_whatever_becomes_too_old_the_others_are_delivered_and_none_twice(steps):
-    world = World()
+@given(st.lists(st.one_of(STEPS, LATER), max_size=60), NEVER)
+def test_whatever_becomes_too_old_the_others_are_delivered_and_none_twice(steps, never):
+    world = World(never=never)
     run(world, steps)
     world.drain()
     assert len(world.delivered) == len(set(world.delivered))
-    assert world.fresh(world.log) <= set(world.delivered)
+    assert world.fresh(world.log) - never <= set(world.delivered)
+
+
+@given(st.lists(STEPS, max_size=60), st.lists(st.integers(0, MAX_BYTES), min_size=1, max_size=4), NEVER)
+def test_whatever_the_broker_never_takes_holds_up_no_other_and_is_given_up_for_those_behind_it_alone(
+    steps, sizes, never
+):
+    world = World(sizes if len(never) <= 1 else (1,), never)  # of several large ones not all are kept
+    run(world, steps)
+    world.drain()
+    assert sorted(world.delivered) == sorted(set(range(world.end)) - never)
+    assert sorted({*world.given_up}) == sorted(world.given_up)
+    assert set(world.given_up) <= never
+    assert all(each < max(world.delivered) for each in world.given_up)
+
+
+def test_of_two_refused_neither_is_given_up_and_both_are_sent_once_the_broker_takes_them():
+    world = World(never={0, 1})
+    world.offer()
+    world.offer()
+    for _ in range(5):
+        world.send()
+        world.answer(0, is_delivered=True)
+        world.answer(0, is_delivered=True)
+    assert (world.sent.count(1), world.delivered, world.given_up, world.place) == (4, [], [], 0)
+    world.never.clear()
+    world.drain()
+    assert world.delivered == [0, 1]
+
+
+def test_the_newest_that_is_refused_out_of_turn_waits_for_its_turn():
+    world = World(never={1})
+    world.offer()
+    world.send()
+    world.cut()
+    world.now_ms += LIFETIME_S * 1000
+    world.offer()
+    world.offer()
+    world.never = {2}
+    world.drain()
+    world.offer()
+    world.drain()
+    assert (world.delivered, world.given_up, world.place) == ([1, 3], [2], 4)
 
 
 def test_until_one_is_delivered_one_is_tried_and_then_a_window():

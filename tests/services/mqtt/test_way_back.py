@@ -368,6 +368,44 @@ async def test_what_the_broker_refuses_is_told_and_sent_once_it_takes_it():
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize("apart_s", [0, 100])
+@pytest.mark.parametrize("is_too_large", [False, True])
+async def test_one_that_the_broker_never_takes_is_told_and_holds_up_none_behind_it(apart_s, is_too_large, log_lines):
+    topic = "greenhouse/predictions/cam/answers"
+    world = World("cam", limits=BrokerLimits("5", packet_bytes=100))
+    world.broker.forbidden.add(topic)
+    async with world.device("cam") as cam, world.edge():
+        for n in range(7):
+            is_never = n in {0, 3, 4}
+            value = json.dumps({"n": n, "long": "x" * 100 * (is_never and is_too_large)}).encode()
+            headers = (("edged-response-topic", topic.encode()),) if is_never and not is_too_large else ()
+            await world.log.append([Message(TOPIC.topic, value, key=b"cam", headers=headers)])
+            await asyncio.sleep(apart_s)
+        await settled(world)
+        await asyncio.sleep(20)
+    assert numbers(cam) == [1, 2, 5, 6]
+    assert [line["device"] for line in log_lines("mqtt.prediction_refused")][:1] == ["cam"]
+    assert sum(line["refused"] for line in log_lines("mqtt.delivered")) == 3
+    assert not world.health.reasons
+
+
+@pytest.mark.looptime
+async def test_what_the_broker_takes_and_never_acknowledges_holds_up_those_behind_it_for_an_hour(log_lines):
+    world = World("cam")
+    world.broker.silent.add("greenhouse/predictions/cam")
+    async with world.device("cam") as cam, world.edge():
+        await world.predict("cam")
+        await asyncio.sleep(LIFETIME_S - 100)
+        await world.predict("cam")
+        world.broker.silent.clear()
+        await asyncio.sleep(300)
+        await settled(world)
+        await asyncio.sleep(20)
+    assert numbers(cam) == [0, 1]
+    assert num_expired(log_lines) == 1
+
+
+@pytest.mark.looptime
 async def test_none_waits_for_the_acknowledgement_of_those_before_and_the_place_does():
     world = World("cam")
     async with world.device("cam") as cam, world.edge():
