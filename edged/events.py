@@ -635,8 +635,9 @@ EVENTS: Mapping[str, Event] = {
         folder=str, samples=int, total=int, reason=str, suppressed=int,
     ),
     "buffer.refused": event(
-        "The edge refuses a sample for good, and has put it with the dead letters; it is not sent again. Total: since "
-        "the start. `suppressed` more such lines for this reason.",
+        "The edge refuses a sample for good, and has put it with the dead letters; or the MQTT broker does, and takes "
+        "those behind it, which wait. It is not sent again. Total: since the start. `suppressed` more such lines for "
+        "this reason.",
         sample_id=str, reason=str, total=int, suppressed=int,
     ),
     "buffer.stuck": event(

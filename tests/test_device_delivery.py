@@ -437,6 +437,21 @@ async def test_over_mqtt_what_the_broker_refuses_is_told_to_who_waits_and_kept_i
     assert [each for _, each, _ in mqtt.arrived] == [payload(2)]
 
 
+async def test_over_mqtt_what_the_broker_never_takes_is_given_up_for_those_behind_it_alone(tmp_path, log_lines):
+    bed = MqttBed("3.1.1")
+    async with bed.edge(), bed.device(labels=["a/b"], buffer=tmp_path) as cam:
+        never = await cam.publish(payload(0), "a/b")
+        await cam.publish_many([(payload(number), None) for number in range(1, 50)])
+        await asyncio.sleep(600)
+        assert (cam.backlog.samples, cam.backlog.refused) == (50, 0)
+        await cam.publish_many([(payload(number), None) for number in range(50, 200)])
+        await cam.flush()
+        assert (cam.backlog.samples, cam.backlog.refused) == (0, 1)
+        assert cam.trouble == ""
+    assert [each for _, each, _ in bed.arrived] == [payload(number) for number in range(1, 200)]
+    assert [line["sample_id"] for line in log_lines("buffer.refused")] == [never]
+
+
 async def test_over_mqtt_predictions_that_nobody_takes_are_bounded_and_keep_no_receipt_back(
     mqtt, log_lines, monkeypatch
 ):

@@ -55,7 +55,7 @@ class Backlog(NamedTuple):
     """`samples`, `num_bytes`: in the buffer, without a receipt. The others count since the device was entered.
 
     `dropped`: removed before their receipt, because there was no room or they were too old. `damaged`: could not be
-    read any more. `refused`: by the edge, for good.
+    read any more. `refused`: by the edge or, where it holds up others, by the MQTT broker.
     """
 
     samples: int = 0

@@ -203,8 +203,15 @@ class MqttLink:
             self._room.set()
 
     def _refused(self, buffered: Buffered, outbox: Outbox, error: MqttRefused) -> None:
-        """Give up a sample that a caller waits for; retry one in a buffer: an administrator may grant the right."""
-        if outbox.failed(error, buffered):
+        """Give up a sample that a caller waits for; retry one in a buffer: an administrator may grant the right.
+
+        But not while others wait for it whose like the broker takes.
+        """
+        is_given_up = outbox.failed(error, buffered)
+        if not is_given_up and self._window.refused(buffered.id):
+            outbox.settled(buffered, str(error))
+            is_given_up = True
+        if is_given_up:
             self._window.drop(buffered.id)
             self._pass_on(outbox)
         else:

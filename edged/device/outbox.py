@@ -22,7 +22,7 @@ _KEEP_EVERY_S = 0.05
 
 
 class Outbox(Protocol):
-    """Samples to be sent, in order. `series`: of their ids. `num_refused`: samples that the edge refused for good."""
+    """Samples to be sent, in order. `series`: of their ids. `num_refused`: samples that were refused for good."""
 
     series: set[str]
     num_refused: int
@@ -34,7 +34,7 @@ class Outbox(Protocol):
         """Wait for the next samples to be sent, at least one."""
 
     def settled(self, buffered: Buffered, refusal: str = "") -> None:
-        """The sample has its receipt. `refusal`: why the edge refuses it; empty if it does not."""
+        """The sample has its receipt. `refusal`: why edge or broker refuse it for good; empty if they do not."""
 
     def passed(self, position: Position) -> None:
         """All samples up to this position are settled."""

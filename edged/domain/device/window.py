@@ -15,12 +15,16 @@ _State = Literal["waiting", "sent", "taken", "settled"]
 
 @dataclass(slots=True)
 class _Flight:
-    """`first`, `last`: the numbers of its first and last sending. "taken": by the broker, which may lose it."""
+    """`first`, `last`, `refused`: the numbers of its first and last sending, and of the first that the broker refused.
+
+    "taken": by the broker, which may lose it.
+    """
 
     buffered: Buffered
     state: _State = "waiting"
     first: int = 0
     last: int = 0
+    refused: int = 0
 
 
 class Window:
@@ -30,7 +34,7 @@ class Window:
         self._max_samples, self._max_bytes = max_samples, max_bytes
         self._flights: dict[str, _Flight] = {}  # in the order of the buffer
         self._num_bytes = 0
-        self._num_sent = 0
+        self._num_sent = self._settled_to = 0
         self.num_settled = 0
         """Samples with a receipt, since the start."""
 
@@ -88,8 +92,17 @@ class Window:
             if each.last < flight.first:  # the receipt may be that of the first sending
                 self._becomes(other, "taken", "waiting")
         flight.state = "settled"
+        self._settled_to = max(self._settled_to, flight.first)
         self.num_settled += 1
         return flight.buffered
+
+    def refused(self, sample_id: str) -> bool:
+        """The broker refuses the sample. Returns whether for good: it holds up others, and it takes those behind it."""
+        flight = self._flights[sample_id]
+        if 0 < flight.refused < self._settled_to and not self.has_room:
+            return True
+        flight.refused = flight.refused or flight.last
+        return False
 
     def drop(self, sample_id: str) -> None:
         """Give the sample up: it is not sent again, and needs no receipt."""

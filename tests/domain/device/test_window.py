@@ -99,6 +99,32 @@ def test_without_any_word_the_first_is_sent_again():
     assert sent(window) == [1]
 
 
+def test_what_is_refused_is_given_up_once_it_alone_keeps_others_out():
+    window = filled(3, max_samples=3)
+    sent(window)
+    assert not window.refused("s:1")
+    window.failed("s:1")
+    window.settle("s:2")
+    assert sent(window) == [1]
+    assert window.refused("s:1")
+    assert not window.refused("s:3")
+
+
+def test_what_is_refused_is_kept_while_there_is_room_or_none_behind_it_has_a_receipt():
+    window = filled(3, max_samples=4)
+    sent(window)
+    for _ in range(2):
+        assert not window.refused("s:2")
+    window.settle("s:1")
+    window.add(sample(4))
+    assert not window.refused("s:2")
+    window = filled(3, max_samples=4)
+    sent(window)
+    assert not window.refused("s:2")
+    window.settle("s:3")
+    assert not window.refused("s:2")
+
+
 def test_the_place_moves_behind_receipts_alone():
     window = filled(3)
     sent(window)
