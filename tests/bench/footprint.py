@@ -5,9 +5,9 @@ Run it from the repository, as root: python -m tests.bench.footprint [--minutes 
 
 The archive gets as many made-up samples as fill the first edge's cache in memory and half as many again, of a group as
 often as it has members. Then that edge and its companion run as under their units, with epochs without end and a sample
-of each device a second; from when its cache in memory is full, their memory is read every 5 s. Their state, their cache
-and systemd's journal of their log lie on a file system of their own, whose device counts what it is given to write:
-file system and journal included.
+of each device a second; from when its cache in memory is full, their memory is read every 5 s. Their state, the cache
+and systemd's journal of their log each lie on a file system of their own, whose device counts what it is given to
+write, the file system's journal included: what the cache writes is told from the rest.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from typing import Any
 from edged.cli.demo.processes import Child
 from edged.device import Device
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
-from edged.domain.topology import Topology
-from edged.domain.validation.memory import training_memory
+from edged.domain.topology import MIB, Topology
+from edged.domain.validation.memory import edge_budget, training_memory
 from edged.domain.validation.writes import SERVICE_LINES_S, edge_writes
 from tests.bench.arguments import bench_parser, several
 from tests.support.brokers import Apache
@@ -49,19 +49,24 @@ Figures = Mapping[str, float]
 async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Figures:
     """The figures of one example."""
     name = Path(file).stem
-    site = Site(folder, broker.bootstrap, timing={"sample_s": SERVICE_LINES_S})
+    site = Site(folder, broker.bootstrap, timing={"sample_s": SERVICE_LINES_S, "report_s": SERVICE_LINES_S})
     text = example(file, name, f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder, epochs=ENDLESS)
     site.topology.write_text(text)
     site.forks, site.more_environment = False, unit_environment()
     topology = site.loaded()
     first, *others = (edge.name for edge in topology.edges)
-    with sd_card(folder / first) as card, journal(folder / first / "journal") as log:
+    with contextlib.ExitStack() as opened:
+        cards = {name: opened.enter_context(sd_card(folder / f"{first}-{name}")) for name in ("state", "cache", "log")}
+        homes = {f"XDG_{name.upper()}_HOME": str(cards[name].folder) for name in ("state", "cache")}
+        log = opened.enter_context(journal(cards["log"].folder / "journal"))
         async with contextlib.AsyncExitStack() as stopping:
 
             async def started(command: str, node: str) -> Child:
+                is_watched = node == first
                 child = await Child.start(
                     f"{command} {node}", command, str(site.topology), "--node", node,
-                    environment=site.environment(node), on_line=lambda _, line: log(line) if node == first else None,
+                    environment={**site.environment(node), **(homes if is_watched else {})},
+                    on_line=lambda _, line: log(line) if is_watched else None,
                 )  # fmt: skip
                 stopping.push_async_callback(child.stop)
                 return child
@@ -79,7 +84,7 @@ async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Fi
             await edge.until(lambda _: any(each["memory_bytes"] >= full_bytes for each in edge.seen("cache.epoch")))
             live = asyncio.create_task(publish_live(topology))
             try:
-                return with_budget(topology, await watched(card, edge, companion, 60 * minutes))
+                return with_budget(topology, await watched(cards, edge, companion, 60 * minutes))
             finally:
                 live.cancel()
                 await asyncio.wait([live])
@@ -115,39 +120,39 @@ async def publish_live(topology: Topology) -> None:
             await asyncio.sleep(LIVE_S)
 
 
-async def watched(card: SdCard, edge: Child, companion: Child, seconds: float) -> Figures:
+async def watched(cards: Mapping[str, SdCard], edge: Child, companion: Child, seconds: float) -> Figures:
     """What the two take from now on."""
-    begin_s, epochs, before = (
-        time.monotonic(),
-        len(edge.seen("train.epoch")),
-        await asyncio.to_thread(card.written_bytes),
-    )
+    before = {name: await asyncio.to_thread(card.written_bytes) for name, card in cards.items()}
+    begin_s, epochs, saved = time.monotonic(), len(edge.seen("train.epoch")), len(edge.seen("checkpoint.saved"))
     cache_before = cache_written(edge)
     edge_sizes, companion_sizes = [resident(edge.pid)], [resident(companion.pid)]
     while time.monotonic() < begin_s + seconds:
         await asyncio.sleep(EVERY_S)
         edge_sizes.append(resident(edge.pid))
         companion_sizes.append(resident(companion.pid))
-    written = await asyncio.to_thread(card.written_bytes) - before
+    written = {name: await asyncio.to_thread(card.written_bytes) - before[name] for name, card in cards.items()}
     hours = (time.monotonic() - begin_s) / 3600
     return {
         **memory("edge", edge, edge_sizes),
         **memory("companion", companion, companion_sizes),
         "epochs_per_hour": (len(edge.seen("train.epoch")) - epochs) / hours,
-        "written_mb_per_hour": written / 1e6 / hours,
-        "cache_mb_per_hour": (cache_written(edge) - cache_before) / 1e6 / hours,
+        "checkpoints_per_hour": (len(edge.seen("checkpoint.saved")) - saved) / hours,
+        **{f"{name}_mb_per_hour": num_bytes / 1e6 / hours for name, num_bytes in written.items()},
+        "cached_mb_per_hour": (cache_written(edge) - cache_before) / 1e6 / hours,
     }
 
 
 def with_budget(topology: Topology, found: Figures) -> Figures:
-    """With what is written beside the cache and what each epoch's end is projected to take; and its projection."""
+    """With what is written beside the cache, less what each epoch's end is projected to take; and the projections."""
     models = [training_memory(job, topology.stream(job.stream)) for job in topology.jobs]
     year = edge_writes(topology, topology.edges[0], models, SERVICE_LINES_S)
     at_ends = found["epochs_per_hour"] * year.per_epoch / 1e6
     return {
         **found,
-        "other_mb_per_hour": found["written_mb_per_hour"] - found["cache_mb_per_hour"] - at_ends,
-        "projected_other_mb_per_hour": (year.log + year.checkpoints) / 1e6 / (365 * 24),
+        "edge_projected_mib": edge_budget(topology, topology.edges[0], models).total / MIB,
+        "epochs_ends_mb_per_hour": at_ends,
+        "rest_mb_per_hour": found["state_mb_per_hour"] + found["log_mb_per_hour"] - at_ends,
+        "projected_rest_mb_per_hour": (year.log + year.checkpoints) / 1e6 / (365 * 24),
     }
 
 

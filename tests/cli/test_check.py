@@ -25,14 +25,14 @@ def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
     assert (code, err) == (0, "")
     assert out.startswith("lab: 2 devices → 2 edges → 1 archive, over Kafka at localhost:9092 (PLAINTEXT)\n")
     assert re.search(r"^cam-01 +pi-a +digits +raw +lab\.iot\.cam-01$", out, re.MULTILINE)
-    assert re.search(r"^pi-b +1 +152\.\d MiB +256\.0 MiB +1024\.0 MiB +cam-02$", out, re.MULTILINE)
+    assert re.search(r"^pi-b +1 +118\.\d MiB +256\.0 MiB +1024\.0 MiB +cam-02$", out, re.MULTILINE)
     assert re.search(r"^dense units 3 +3 +195$", out, re.MULTILINE)
     assert re.search(r"^lab\.epochs\.pi-a +1 h +2\.0 MiB$", out, re.MULTILINE)
     assert re.search(r"^lab\.archive\.digits\.pi-a +unlimited +broker's default$", out, re.MULTILINE)
-    memory = "base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 26.0 MiB = 152.0 MiB of 200.0 MiB"
+    memory = "base 76.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 26.0 MiB = 118.0 MiB of 200.0 MiB"
     assert f"memory of pi-a: {memory}\n" in out
     index = "index of pi-a's cache, once it is full: 209.6 MiB more"
-    assert f"{index}, 161.6 MiB above the limit: raise memory_limit or make cache.disk smaller\n" in out
+    assert f"{index}, 127.6 MiB above the limit: raise memory_limit or make cache.disk smaller\n" in out
     assert out.endswith("valid\n")
 
 
@@ -217,7 +217,7 @@ def test_an_mqtt_device_is_shown_with_the_topics_and_memory_that_its_transport_t
     assert re.search(r"^cam-01 +pi-a +digits +raw +lab/iot/cam-01$", out, re.MULTILINE)
     assert re.search(r"^cam-02 +pi-b +digits +raw +lab\.iot\.cam-02$", out, re.MULTILINE)
     assert re.search(r"^lab\.iot\.cam-01 +broker's default", out, re.MULTILINE)  # its edge writes it
-    assert " + cache 26.0 MiB + mqtt 3.0 MiB = 155.0 MiB of 200.0 MiB\n" in out
+    assert " + cache 26.0 MiB + mqtt 3.0 MiB = 121.0 MiB of 200.0 MiB\n" in out
     assert "mqtt.broker: samples go over the network unencrypted" in err
 
     _, out, _ = edged("check", topology_file(OVER_MQTT), "--node", "cam-01")

@@ -1,4 +1,4 @@
-"""An edge of each example of config/ stays within its share of a Raspberry Pi with 512 MiB, with a full cache."""
+"""With a full cache an edge of each example of config/ stays within what `edged check` adds up, and within 120 MiB."""
 
 from pathlib import Path
 
@@ -17,4 +17,4 @@ async def test_an_edge_stays_within_its_memory(apache_kafka, tmp_path: Path, fil
     figures = await measure(file, apache_kafka, QUICK_MINUTES, tmp_path)
     told = ", ".join(f"{key} {value:.1f}" for key, value in figures.items())
     print(told)  # noqa: T201 - the test's figures
-    assert figures["edge_peak_mib"] <= MAX_EDGE_MIB, told
+    assert figures["edge_peak_mib"] <= min(MAX_EDGE_MIB, figures["edge_projected_mib"]), told

@@ -14,8 +14,10 @@ from edged.domain.mqtt.limits import unasked_bytes
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
 from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Topology, Training
 
-BASE = 110 * MIB
-"""The interpreter, NumPy, the Kafka client with its fetch buffers, and the heap's slack."""
+BASE = 76 * MIB
+"""Of the daemon beside the parts below: 50 when it idles (the interpreter, NumPy, the Kafka client), the rest at work:
+messages on their way, mini-batches, the heap's slack. With full caches the examples of config/ peaked at 30 to 69
+beside their parts (tests/bench/README.md); tests/slow/test_footprint.py holds each to its sum."""
 
 DISK_STORE = 2 * MIB
 """A cache's disk store: its page cache and one transaction."""
