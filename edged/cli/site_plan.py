@@ -6,10 +6,10 @@ from typing import Any
 
 from edged.domain.mqtt import topics as mqtt_topics
 from edged.domain.nn.spec import LayerSpec, shape_text, shapes
-from edged.domain.topology import Augment, Backbone, Device, Edge, Exchange, Mqtt, Topology, Training
+from edged.domain.topology import Archive, Augment, Backbone, Device, Edge, Exchange, Mqtt, Topology, Training
 from edged.domain.topology.topics import grants, prediction_topics, topics
 from edged.domain.training.schedule import batch_factor
-from edged.domain.validation.memory import cache_index, edge_budget, exchange_memory, training_memory
+from edged.domain.validation.memory import archive_memory, cache_index, edge_budget, exchange_memory, training_memory
 from edged.domain.validation.nodes import sample_bytes
 from edged.domain.validation.writes import SERVICE_LINES_S, archive_writes, edge_writes
 
@@ -35,6 +35,7 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
             {
                 "name": archive.name,
                 "url": archive.url,
+                "memory": _archive_memory(topology, archive),
                 "sources": _sources(topology),
                 "writes_per_year": {"log": archive_writes(topology, archive, SERVICE_LINES_S)},
             }
@@ -136,6 +137,11 @@ def _edge(topology: Topology, edge: Edge) -> Plan:
         "writes_per_epoch": writes.per_epoch,
         "cache_index": _cache_index(topology, edge),
     }
+
+
+def _archive_memory(topology: Topology, archive: Archive) -> Plan:
+    parts = archive_memory(topology, archive)
+    return {**parts, "total": sum(parts.values())}
 
 
 def _cache_index(topology: Topology, edge: Edge) -> int:

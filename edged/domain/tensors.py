@@ -10,7 +10,7 @@ Format: https://huggingface.co/docs/safetensors (any safetensors reader opens th
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,23 +33,31 @@ _MAX_AXES = 8
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """The blob of `tensors` and text `metadata`; the same input gives the same bytes."""
+    return b"".join(pieces(tensors, metadata))
+
+
+def pieces(
+    tensors: Mapping[str, Array | Sequence[Array]], metadata: Mapping[str, str] | None = None
+) -> list[bytes | memoryview]:
+    """The blob in pieces, without a copy of the arrays. Several arrays of one axis and dtype make one tensor."""
     header: dict[str, Any] = {}
     if metadata:
         header["__metadata__"] = dict(sorted(metadata.items()))
-    chunks: list[bytes] = []
+    data: list[memoryview] = []
     end = 0
-    for name, array in tensors.items():
-        chunk = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
-        begin, end = end, end + len(chunk)
+    for name, tensor in tensors.items():
+        arrays = [tensor] if isinstance(tensor, np.ndarray) else tensor
+        begin, end = end, end + sum(array.nbytes for array in arrays)
+        first = arrays[0]
         header[name] = {
-            "dtype": _NAME_OF_DTYPE[array.dtype.name],
-            "shape": list(array.shape),
+            "dtype": _NAME_OF_DTYPE[first.dtype.name],
+            "shape": list(first.shape) if len(arrays) == 1 else [sum(map(len, arrays))],
             "data_offsets": [begin, end],
         }
-        chunks.append(chunk)
+        data += [np.ascontiguousarray(each, dtype=each.dtype.newbyteorder("<")).data for each in arrays]
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # aligns the data, as the format advises
-    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+    return [struct.pack("<Q", len(text)), text, *data]
 
 
 def decode(blob: bytes) -> tuple[dict[str, Array], dict[str, str]]:

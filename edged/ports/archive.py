@@ -1,11 +1,12 @@
 """The archive: its files, and how the archiver writes them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
+from edged.domain.samples.columns import PackColumns
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
 from edged.errors import SourceRefused, StorageError
@@ -88,11 +89,14 @@ class ArchiveStore(Protocol):
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterable[tuple[BlockRef, Pack]]:
         """Each block's samples, in the order of `refs`. Raises StorageError for one that is absent or corrupt."""
 
-    def read_each(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack | StorageError]]:
-        """As `read`; in place of a block that is absent (BlockAbsent) or corrupt comes the error.
+    def read_each(
+        self, stream: str, refs: Sequence[BlockRef]
+    ) -> Generator[tuple[BlockRef, PackColumns | StorageError], None, None]:
+        """As `read`, by columns; in place of a block that is absent (BlockAbsent) or corrupt comes the error.
 
-        Each source is listed again at most once, however many of its blocks are absent. Raises ArchiveUnavailable, or
-        StorageError, while the archive as a whole cannot be read.
+        A store may read some of the next blocks before they are asked for; closing it drops them. Each source is listed
+        again at most once, however many of its blocks are absent. Raises ArchiveUnavailable, or StorageError, while the
+        archive as a whole cannot be read.
         """
 
     def remove_leftovers(self, stream: str, source: str) -> None:

@@ -198,7 +198,12 @@ def test_the_archive_sees_what_comes_to_it_and_where_it_goes(edged, topology_fil
 
     assert re.search(r"^vault +file:///srv/edged$", out, re.MULTILINE)
     assert re.search(r"^pi-b +digits +lab\.archive\.digits\.pi-b$", out, re.MULTILINE)
-    assert not re.search("memory|cam-01|dense|trained", out)
+    assert re.search(
+        r"^memory of vault: base \d+\.0 MiB \+ flush 64\.0 MiB \+ blocks 32\.0 MiB \+ replies 14\.0 MiB = \d+\.0 MiB$",
+        out,
+        re.MULTILINE,
+    )
+    assert not re.search("memory of pi|cam-01|dense|trained", out)
 
 
 OVER_MQTT = VALID.replace("streams:", "mqtt: {broker: broker.lan, packet_bytes: 64KiB}\nstreams:").replace(

@@ -13,7 +13,8 @@ from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE, BlockRef
 from edged.domain.place import Place
-from edged.domain.samples.pack import Pack
+from edged.domain.samples.columns import PackColumns
+from edged.domain.samples.pack import Pack, of_columns
 from edged.errors import ArchiveConflict, BlockAbsent, StorageError
 from edged.ports import MAX_KEPT_RECORDS, ArchiveStore
 from tests.support.archive_samples import new_archive, pack
@@ -196,7 +197,7 @@ def test_reading_each_gives_an_error_in_place_of_an_absent_block(store):
     found = list(store.read_each("fashion", refs))
 
     assert [ref for ref, _ in found] == refs
-    assert [block for _, block in found if isinstance(block, Pack)] == [pack(4), pack(0)]
+    assert [of_columns(block) for _, block in found if isinstance(block, PackColumns)] == [pack(4), pack(0)]
     assert [type(block) for _, block in found[1:4]] == [BlockAbsent] * 3
 
 

@@ -31,6 +31,7 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples import prediction
 from edged.domain.samples.address import ArchivedAddress, parse
 from edged.domain.samples.border import Border
+from edged.domain.samples.columns import PackColumns
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.prediction import Prediction
 from edged.domain.samples.rules import MAGIC
@@ -133,11 +134,12 @@ def fetched(store: ParquetStore, border: Border, stream: Stream) -> tuple[Snapsh
     assert isinstance(request, SamplesRequest)
     builder = ReplyBuilder("r", border.streams[stream.name])
     reads = block_reads(request)
-    found = dict(store.read(stream.name, [read.ref for read in reads]))
-    parts = [part for read in reads for part in builder.add(read, found[read.ref])] + [builder.close()]
+    found = dict(store.read_each(stream.name, [read.ref for read in reads]))
+    blocks = {ref: block for ref, block in found.items() if isinstance(block, PackColumns)}
+    parts = [part for read in reads for part in builder.add(read, blocks[read.ref])] + [builder.close()]
     assert builder.take_refused() == [], "the archive holds nothing that the next border refuses"
     for part in parts:
-        decoded = protocol.decode_part(protocol.encode_part(part))
+        decoded = protocol.decode_part(part.message)
         assert isinstance(decoded, SamplesPart)
         fetch.accept(decoded, np.arange(snapshot.num_samples))
     assert fetch.is_complete

@@ -1,7 +1,7 @@
 """The fake of ports.ArchiveStore: it keeps the contract, except for durability, and fails on demand."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,8 @@ from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
 from edged.domain.archive.source_log import UNKNOWN_LOG, Origin, SourceLog, named
 from edged.domain.samples import cursors as cursor_rules
-from edged.domain.samples.pack import Pack
+from edged.domain.samples.columns import PackColumns
+from edged.domain.samples.pack import Pack, by_columns, of_columns
 from edged.domain.samples.sample import Address
 from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, FormatError, StorageError
 from edged.ports import MAX_KEPT_RECORDS, NotArchived, SourceEnd
@@ -157,12 +158,14 @@ class MemoryArchive:
         ]
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
-        for ref, pack in self.read_each(stream, refs):
-            if isinstance(pack, StorageError):
-                raise pack
-            yield ref, pack
+        for ref, block in self.read_each(stream, refs):
+            if isinstance(block, StorageError):
+                raise block
+            yield ref, of_columns(block)
 
-    def read_each(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack | StorageError]]:
+    def read_each(
+        self, stream: str, refs: Sequence[BlockRef]
+    ) -> Generator[tuple[BlockRef, PackColumns | StorageError], None, None]:
         for ref in refs:
             self._check(stream, ref.source)
             pack = self.blocks(stream, ref.source).get(ref.offset)
@@ -171,7 +174,7 @@ class MemoryArchive:
             elif ref in self.unreadable:
                 yield ref, StorageError(f"{stream}/{ref.source}: block {ref.offset} is damaged")
             else:
-                yield ref, pack
+                yield ref, by_columns(pack)
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         self._check(stream, source)  # memory leaves none

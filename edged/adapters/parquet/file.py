@@ -19,10 +19,13 @@ Any Parquet reader opens these files. See also: `folder` (where they are).
 """
 
 import hashlib
+import io
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from functools import cached_property
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +39,10 @@ from edged.domain.archive.coverage import Gap, covered, num_offsets
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.place import Place
 from edged.domain.samples import cursors as cursor_rules
-from edged.domain.samples.pack import MAX_SAMPLES, Pack, digest
-from edged.domain.samples.sample import CODECS, Sample
+from edged.domain.samples.columns import PackColumns, Texts, renumbered
+from edged.domain.samples.pack import MAX_SAMPLES, Pack, columns_digest, digest
+from edged.domain.samples.sample import CODECS
+from edged.domain.samples.times import UNKNOWN_MS
 from edged.errors import FormatError
 
 _SCHEMA_VERSION = "archive/2"
@@ -71,6 +76,8 @@ _SAMPLE_COLUMNS = [
 _IDENTITY_COLUMNS = ["device", "device_partition", "device_offset"]
 _MAX_FOOTER_BYTES = 64 << 20
 _MAX_ROW_GROUP_BYTES = 64 << 20
+_MAX_OFFSET_BYTES = 8 * (MAX_SAMPLES + 1)
+"""Of a block's payloads as Arrow has them, besides the bytes."""
 _CHUNK_BYTES = 1 << 20
 _DIGEST_KEY = b"edged.sha256\x18\x40"
 """The key, followed by Thrift's header of a value of 64 bytes."""
@@ -110,14 +117,30 @@ class Contents:
 
     def cursors_of(self, block: int) -> dict[str, Place]:
         """The cursors of the block's pack."""
-        result: dict[str, Place] = {}
-        for changes in self.cursor_changes[: block + 1]:
-            for name, value in changes.items():
-                if value is None:
-                    result.pop(name, None)
-                else:
-                    result[name] = value
-        return result
+        newest = {
+            name: places[bisect_right(blocks, block) - 1]
+            for name, (blocks, places) in self._cursor_history.items()
+            if blocks[0] <= block
+        }
+        return {name: place for name, place in newest.items() if place is not None}
+
+    @cached_property
+    def _cursor_history(self) -> dict[str, tuple[list[int], list[Place | None]]]:
+        """Of each cursor: the blocks that changed it, and what to."""
+        history: dict[str, tuple[list[int], list[Place | None]]] = {}
+        for block, changes in enumerate(self.cursor_changes):
+            for name, place in changes.items():
+                blocks, places = history.setdefault(name, ([], []))
+                blocks.append(block)
+                places.append(place)
+        return history
+
+
+class Footer(NamedTuple):
+    """Parquet's own metadata and what edged wrote into it."""
+
+    metadata: Any
+    contents: Contents
 
 
 def encode(
@@ -274,8 +297,8 @@ def contents_of(metadata: Any) -> Contents:
     offsets = _offsets_outside(gaps, first, end, len(rows))
     if not len(rows) == len(num_bytes) == len(digests) == len(changes):
         raise FormatError("the footer's columns differ in length")
-    if max(rows, default=0) > MAX_SAMPLES or sum(n > 0 for n in rows) != metadata.num_row_groups:
-        raise FormatError("the footer's blocks are not the file's row groups")
+    if max(rows, default=0) > MAX_SAMPLES or sum(rows) != metadata.num_rows:
+        raise FormatError("the footer's blocks are not the file's rows")
     cursors = json.loads(texts["edged.cursors"])
     _naturals([*cursors.values()])
     return Contents(
@@ -312,31 +335,191 @@ def _offsets_outside(gaps: Sequence[Gap], first: int, end: int, num_blocks: int)
     return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in zip(bounds[::2], bounds[1::2], strict=True)])
 
 
-def read_block(parquet: pq.ParquetFile, contents: Contents, block: int) -> Pack:
-    """The pack at index `block`, checked against its digest.
+def read_block(raw: BinaryIO, footer: Footer, block: int) -> PackColumns:
+    """The pack at index `block` of the file, by its columns, checked against its digest.
 
-    One ranged read when `parquet` was opened with `pre_buffer`. Raises one of CORRUPTION, or OSError.
+    One exact range is read where edged has written the file. Of a file that another engine wrote again, whatever its
+    row groups, the rows are those of the columns `offset` and `row`. Raises one of CORRUPTION, or OSError.
     """
-    samples: tuple[Sample, ...] = ()
-    if contents.rows[block]:
-        row_group = int((contents.rows[:block] > 0).sum())
-        group = parquet.metadata.row_group(row_group)
-        if group.num_rows != contents.rows[block] or group.total_byte_size > _MAX_ROW_GROUP_BYTES:
-            raise FormatError(f"row group {row_group} has another size than the footer says")
-        table = parquet.read_row_group(row_group, columns=_SAMPLE_COLUMNS, use_threads=False)
-        samples = tuple(map(Sample, *(table.column(name).to_pylist() for name in _SAMPLE_COLUMNS)))
-        if not {sample.codec for sample in samples} <= set(CODECS):
-            raise FormatError("a sample's codec is not known")
-    pack = Pack(contents.stream, samples, contents.cursors_of(block))
-    if digest(pack) != contents.digests[block]:
-        raise FormatError("the block's SHA-256 is not the one in the footer")
-    return pack
+    contents = footer.contents
+    cursors, sha256 = contents.cursors_of(block), contents.digests[block]
+    for table_of in (_at_position, _gathered):
+        table = table_of(raw, footer, block)
+        if table is not None:
+            columns = _by_columns(contents.stream, table, cursors)
+            if columns_digest(columns) == sha256:
+                return columns
+    raise FormatError("the block's SHA-256 is not the one in the footer")
 
 
-def open_parquet(file: BinaryIO, metadata: Any = None) -> pq.ParquetFile:
-    """Open for reading blocks; with `metadata` the footer is not read again."""
+def _at_position(raw: BinaryIO, footer: Footer, block: int) -> pa.Table | None:
+    """The row group in which edged has put the block; None when it cannot be that."""
+    metadata, contents = footer
+    if not contents.rows[block]:
+        return _COLUMNS.empty_table()
+    number = int((contents.rows[:block] > 0).sum())
+    if number >= metadata.num_row_groups:
+        return None
+    group = metadata.row_group(number)
+    start, end = _range_of(group)
+    if group.num_rows != contents.rows[block] or max(end - start, group.total_byte_size) > _MAX_ROW_GROUP_BYTES:
+        return None
+    raw.seek(start)
+    part = _Part(start, raw.read(end - start))
+    return _open(part, metadata).read_row_group(number, columns=_SAMPLE_COLUMNS, use_threads=False)
+
+
+def _range_of(group: Any) -> tuple[int, int]:
+    """Where the row group begins and ends in the file."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    starts = [min(filter(None, (each.dictionary_page_offset, each.data_page_offset))) for each in columns]
+    ends = [start + each.total_compressed_size for start, each in zip(starts, columns, strict=True)]
+    return min(starts), max(ends)
+
+
+class _Part(io.RawIOBase):
+    """A file of which only the bytes from `start` on were read."""
+
+    def __init__(self, start: int, content: bytes) -> None:
+        self._start = start
+        self._content = memoryview(content)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Arrow looks for the end to learn the file's size."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._start + len(self._content)}[whence]
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int = -1) -> memoryview:
+        start = self._at - self._start
+        if start < 0 or size < 0:
+            raise FormatError("the footer's row groups overlap")
+        found = self._content[start : start + size]
+        self._at += len(found)
+        return found
+
+
+def _gathered(raw: BinaryIO, footer: Footer, block: int) -> pa.Table:
+    """The rows with the block's offset, in the order of `row`. Holds few other rows at a time."""
+    metadata, contents = footer
+    parquet = _open(raw, metadata, _CHUNK_BYTES)
+    offset, num_bytes = int(contents.offsets[block]), int(contents.num_bytes[block])
+    column = parquet.schema_arrow.get_field_index("offset")
+    groups = [n for n in range(metadata.num_row_groups) if _may_hold(metadata.row_group(n).column(column), offset)]
+    batches, rows = [], np.zeros(0, np.int64)
+    names = [*_SAMPLE_COLUMNS, "offset", "row"]
+    for batch in parquet.iter_batches(MAX_SAMPLES, row_groups=groups, columns=names, use_threads=False):
+        of_block = np.flatnonzero(_numbers(batch, "offset", np.int64) == offset)
+        if len(of_block):
+            batches.append(batch.take(pa.array(of_block)))
+            rows = np.concatenate([rows, _numbers(batches[-1], "row", np.int64)])
+        if sum(each.column("payload").nbytes for each in batches) > num_bytes + _MAX_OFFSET_BYTES:
+            raise FormatError(f"more bytes with offset {offset} than the footer says")
+    order = np.argsort(rows)
+    if (rows[order] != np.arange(len(rows))).any():
+        raise FormatError(f"the rows with offset {offset} are not numbered from 0")
+    return pa.Table.from_batches(batches).take(pa.array(order)) if batches else _COLUMNS.empty_table()
+
+
+def _may_hold(column: Any, value: int) -> bool:
+    """Whether the column of a row group may hold `value`, by its statistics."""
+    known = column.statistics
+    return known is None or not known.has_min_max or known.min <= value <= known.max
+
+
+def _by_columns(stream: str, table: pa.Table, cursors: Mapping[str, Place]) -> PackColumns:
+    codec = _texts(table, "codec")
+    if not {*codec.values} <= {*CODECS}:
+        raise FormatError("a sample's codec is not known")
+    payload, bounds = _payloads(table)
+    return PackColumns(
+        stream,
+        payload,
+        bounds,
+        _texts(table, "label", may_lack=True),
+        _texts(table, "device"),
+        _numbers(table, "device_partition", np.int32),
+        _texts(table, "device_incarnation"),
+        _numbers(table, "device_offset", np.int64),
+        _numbers(table, "arrived_ms", np.int64),
+        _numbers(table, "sampled_ms", np.int64, UNKNOWN_MS),
+        np.array([*map(CODECS.index, codec.values)], np.uint8)[codec.numbers],
+        cursors,
+    )
+
+
+def _array(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _texts(table: pa.Table, name: str, *, may_lack: bool = False) -> Texts:
+    column = _array(table, name)
+    column = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+    if column.null_count and not may_lack:
+        raise FormatError(f"a sample without {name}")
+    return renumbered(column.dictionary.to_pylist(), _values(column.indices, -1))
+
+
+def _numbers(table: pa.Table | pa.RecordBatch, name: str, dtype: Any, missing: int | None = None) -> Any:
+    column = _array(table, name)
+    if column.null_count and missing is None:
+        raise FormatError(f"a sample without {name}")
+    values = _values(column, missing)
+    if values.dtype != dtype and (values.astype(dtype) != values).any():
+        raise FormatError(f"a number in {name} is too large")
+    return values.astype(dtype, copy=False)
+
+
+def _values(column: pa.Array, missing: int | None) -> npt.NDArray[Any]:
+    """The whole numbers of the column, `missing` in place of none. Without a copy where none is missing."""
+    if not pa.types.is_integer(column.type):
+        raise FormatError(f"{column.type} in place of whole numbers")
+    dtype = np.dtype(str(column.type))
+    valid, data = column.buffers()
+    values = (
+        np.frombuffer(data, dtype)[column.offset : column.offset + len(column)] if len(column) else np.zeros(0, dtype)
+    )
+    if not column.null_count:
+        return values
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[column.offset : column.offset + len(column)]
+    return np.where(bits, values, dtype.type(missing))
+
+
+def _payloads(table: pa.Table) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """All payloads, one after the other, and where each begins and the last ends."""
+    column = _array(table, "payload")
+    if not len(column):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    if column.null_count:
+        raise FormatError("a sample without payload")
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        column = column.cast(pa.binary())
+    _, offsets, data = column.buffers()
+    of_type = np.int64 if pa.types.is_large_binary(column.type) else np.int32
+    bounds = np.frombuffer(offsets, of_type)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    payload = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]] if data else np.zeros(0, np.uint8)
+    return payload, bounds - bounds[0]
+
+
+def _open(file: BinaryIO | io.RawIOBase, metadata: Any, buffer_size: int = 0) -> pq.ParquetFile:
+    """Open for reading rows; the footer is not read again. Without buffers a column of a row group is read at once."""
     return pq.ParquetFile(
-        file, metadata=metadata, pre_buffer=True, page_checksum_verification=True, read_dictionary=_DICTIONARIES
+        file,
+        metadata=metadata,
+        buffer_size=buffer_size,
+        page_checksum_verification=True,
+        read_dictionary=_DICTIONARIES,
     )
 
 

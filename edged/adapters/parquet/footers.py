@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet.file import Contents
+from edged.adapters.parquet.file import Footer
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
 from edged.domain.archive.coverage import num_offsets
 from edged.domain.archive.source_log import Origin
@@ -19,13 +19,6 @@ from edged.log import ThrottledLog
 
 MAX_FOOTERS = 16
 """Footers kept with their digests; about 0.2 MB each."""
-
-
-class Footer(NamedTuple):
-    """Parquet's own metadata and what edged wrote into it."""
-
-    metadata: Any
-    contents: Contents
 
 
 class Columns(NamedTuple):

@@ -5,18 +5,18 @@ them in memory), `verify`.
 """
 
 import contextlib
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import verify
+from edged.adapters.parquet.block_reader import BlockReader
 from edged.adapters.parquet.folder import LEADS_OUT, ArchiveFolder, CorruptFileError, File, Search, translated
-from edged.adapters.parquet.footers import Footer, Footers
+from edged.adapters.parquet.footers import Footers
 from edged.adapters.parquet.verify import Check, Finding
 from edged.domain.archive import quarantine
 from edged.domain.archive.coverage import Gap, covered
@@ -25,14 +25,12 @@ from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, Bl
 from edged.domain.archive.source_log import UNKNOWN_LOG, Origin, SourceLog, named
 from edged.domain.samples.address import ArchivedAddress
 from edged.domain.samples.border import Border, check_sample
-from edged.domain.samples.pack import Pack
+from edged.domain.samples.columns import PackColumns
+from edged.domain.samples.pack import Pack, of_columns
 from edged.domain.samples.sample import Address
 from edged.errors import ArchiveConflict, BlockAbsent, RejectedRecord, StorageError
 from edged.log import ThrottledLog
 from edged.ports import MAX_KEPT_RECORDS, NotArchived, SourceEnd
-
-_MAX_OPEN_FILES = 8
-"""Of one call of `read`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,11 @@ class ParquetStore:
     marked as an archive. `create` marks it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, threads: Executor | None = None, cache_bytes: int = 0) -> None:
+        """`threads`: read several blocks at once, see `BlockReader`; `cache_bytes`: blocks kept in memory."""
         self._folder = ArchiveFolder(url)
         self._footers = Footers(self._folder)
+        self._blocks = BlockReader(self._folder.open, self._footers, threads, cache_bytes)
         self._lines = ThrottledLog()
 
     def create(self, site: str) -> bool:
@@ -93,6 +93,7 @@ class ParquetStore:
             if file.first >= offset:
                 self._folder.set_aside(file)
                 self._footers.forget(file)
+                self._blocks.cache.forget(file)
 
     def append(
         self,
@@ -169,18 +170,20 @@ class ParquetStore:
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
         with contextlib.closing(self.read_each(stream, refs)) as blocks:
-            for ref, pack in blocks:
-                if isinstance(pack, StorageError):
-                    raise pack
-                yield ref, pack
+            for ref, block in blocks:
+                if isinstance(block, StorageError):
+                    raise block
+                yield ref, of_columns(block)
 
     def read_each(
         self, stream: str, refs: Sequence[BlockRef]
-    ) -> Generator[tuple[BlockRef, Pack | StorageError], None, None]:
-        with contextlib.closing(_OpenFiles(self._folder.open)) as open_files:
-            search = Search(self._folder, stream)
-            for ref in refs:
-                yield ref, self._block_or_error(search, ref, open_files)
+    ) -> Generator[tuple[BlockRef, PackColumns | StorageError], None, None]:
+        search = Search(self._folder, stream)
+        with contextlib.closing(self._blocks.read_each((ref, _found(search, ref)) for ref in refs)) as blocks:
+            for ref, block in blocks:
+                if isinstance(block, StorageError) and not isinstance(block, BlockAbsent):
+                    self.check()  # no block is lost while the whole archive is away
+                yield ref, block
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         self._folder.remove_leftovers(stream, source)
@@ -223,21 +226,6 @@ class ParquetStore:
                         yield f"{ArchivedAddress(stream, source, offset, row)}: {error}"
 
         return refused
-
-    def _block_or_error(self, search: Search, ref: BlockRef, open_files: "_OpenFiles") -> Pack | StorageError:
-        try:
-            return self._read_block(search.find(ref), ref, open_files)
-        except BlockAbsent as error:
-            return error  # the search has seen the folder
-        except StorageError as error:
-            self.check()  # no block is lost while the whole archive is away
-            return error
-
-    def _read_block(self, file: File, ref: BlockRef, open_files: "_OpenFiles") -> Pack:
-        footer = open_files.footer(file, self._footers)
-        with translated(f"{file.path}, block {ref.offset}"):
-            block = footer.contents.block_of(ref.offset)
-            return parquet_file.read_block(open_files.get(file, footer), footer.contents, block)
 
     def _readable_ends(self, stream: str) -> dict[str, int]:
         """As `ends`, without sources whose folder cannot be read: theirs are missing, and the others' are not."""
@@ -288,43 +276,13 @@ class ParquetStore:
         )
 
 
+def _found(search: Search, ref: BlockRef) -> File | StorageError:
+    try:
+        return search.find(ref)
+    except StorageError as error:
+        return error
+
+
 def _check_records(_offset: int, pack: Pack) -> tuple[str, ...]:
     quarantine.from_pack(pack)
     return ()
-
-
-class _OpenFiles:
-    """The files that one call of `read` has open: the most recently used."""
-
-    def __init__(self, open_file: Callable[[File], BinaryIO]) -> None:
-        self._open_file = open_file
-        self._open: OrderedDict[File, tuple[pq.ParquetFile, BinaryIO]] = OrderedDict()
-        self._damaged: dict[File, CorruptFileError] = {}
-
-    def footer(self, file: File, footers: Footers) -> Footer:
-        """The file's footer. Raises StorageError, and again, without another look, for a damaged one."""
-        if file in self._damaged:
-            raise self._damaged[file]
-        try:
-            return footers.footer(file)
-        except CorruptFileError as error:
-            self._damaged[file] = error
-            raise
-
-    def get(self, file: File, footer: Footer) -> pq.ParquetFile:
-        if file not in self._open:
-            raw = self._open_file(file)
-            self._open[file] = parquet_file.open_parquet(raw, footer.metadata), raw
-        self._open.move_to_end(file)
-        if len(self._open) > _MAX_OPEN_FILES:
-            self._close(self._open.popitem(last=False)[1])
-        return self._open[file][0]
-
-    def close(self) -> None:
-        for opened in self._open.values():
-            self._close(opened)
-
-    @staticmethod
-    def _close(opened: tuple[pq.ParquetFile, BinaryIO]) -> None:
-        for part in opened:
-            part.close()

@@ -15,7 +15,7 @@ from edged.adapters.parquet.folder import (
     translated,
 )
 from edged.adapters.parquet.footers import read_footer
-from edged.domain.samples.pack import Pack
+from edged.domain.samples.pack import Pack, of_columns
 from edged.errors import AnotherVersion, FormatError, StorageError
 
 
@@ -79,10 +79,9 @@ def _verify_file(folder: ArchiveFolder, file: File, check: Check) -> Iterator[Fi
             parquet_file.check_digest(raw)
             raw.seek(0)
             footer = read_footer(raw, file)
-            raw.seek(0)
-            parquet, contents = parquet_file.open_parquet(raw, footer.metadata), footer.contents
+            contents = footer.contents
             for block in range(len(contents.offsets)):
-                pack = parquet_file.read_block(parquet, contents, block)
+                pack = of_columns(parquet_file.read_block(raw, footer, block))
                 if (len(pack.samples), pack.num_bytes) != (contents.rows[block], contents.num_bytes[block]):
                     raise FormatError(f"block {contents.offsets[block]} is not as large as the footer says")
                 for detail in check(int(contents.offsets[block]), pack):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.archive.source_log import Origin
 from edged.domain.counted import counted
 from edged.domain.place import is_name
+from edged.domain.samples.columns import PackColumns, Texts, renumbered, texts
 from edged.domain.samples.pack import MAX_SAMPLES
 from edged.domain.samples.sample import CODECS
 from edged.domain.tensors import offset_map, text_list, value_map
@@ -31,6 +32,7 @@ MAX_SAMPLES_PER_REQUEST = 1 << 20
 _SNAPSHOT_REQUEST, _SAMPLES_REQUEST = "snapshot_request/1", "samples_request/1"
 _SNAPSHOT_PART, _SAMPLES_PART = "snapshot_part/2", "samples_part/1"
 _BLOCK_BYTES = 32
+_NO_LABELS, _NO_BYTES = np.zeros(0, np.int32), np.zeros(0, np.uint8)
 _RANGE_BYTES = 24
 """Of a snapshot's part: its columns."""
 
@@ -193,7 +195,6 @@ def join_snapshot(parts: Sequence[SnapshotPart]) -> Snapshot:
 
 def encode_part(part: Part) -> bytes:
     """A reply part as a blob."""
-    text = {"request": part.request, "part": str(part.part), "last": str(int(part.last))}
     if isinstance(part, SnapshotPart):
         snapshot = part.snapshot
         return tensors.encode(
@@ -206,26 +207,73 @@ def encode_part(part: Part) -> bytes:
             },
             {
                 "edged": _SNAPSHOT_PART,
-                **text,
+                "request": part.request,
+                "part": str(part.part),
+                "last": str(int(part.last)),
                 "sources": json.dumps(snapshot.sources),
                 "ends": json.dumps(dict(sorted(snapshot.ends.items()))),
                 "origins": json.dumps(dict(sorted(snapshot.origins.items()))),
             },
         )
-    labels = sorted({label for label in part.labels if label is not None})
-    codecs = sorted(set(part.codecs))
-    label_index: dict[str | None, int] = {label: i for i, label in enumerate(labels)} | {None: -1}
-    return tensors.encode(
+    lengths = np.array([len(payload) for payload in part.payloads], np.int64)
+    codec = np.array([CODECS.index(codec) for codec in part.codecs], np.uint8)
+    payloads = [np.frombuffer(payload, np.uint8) for payload in part.payloads]
+    picked = Picked(texts(part.labels), codec, lengths, payloads)
+    return encode_samples(part.request, part.part, part.position, [picked], part.missing, last=part.last)
+
+
+class Picked(NamedTuple):
+    """Samples of one block, as a part has them. `codec` uint8 [n], `lengths` int64 [n]: bytes of each in `payload`.
+
+    `payload`: of all, one after the other, in pieces.
+    """
+
+    label: Texts
+    codec: npt.NDArray[np.uint8]
+    lengths: Ids
+    payload: Sequence[npt.NDArray[np.uint8]]
+
+
+def picked(block: PackColumns, rows: Ids) -> Picked:
+    """The samples of `rows`. Holds the block's payloads only where most of them are wanted; else it has a copy."""
+    payload, lengths = block.payloads(rows), block.lengths[rows]
+    if 2 * lengths.sum() < len(block.payload):
+        payload = [np.concatenate([_NO_BYTES, *payload])]
+    return Picked(renumbered(block.label.values, block.label.numbers[rows]), block.codec[rows], lengths, payload)
+
+
+def encode_samples(
+    request: str, part: int, position: Ids, samples: Sequence[Picked], missing: Ids, *, last: bool
+) -> bytes:
+    """A SamplesPart as a blob; `position[i]` is of sample i of all that were picked."""
+    labels = sorted({label for each in samples for label in each.label.values})
+    number = {label: i for i, label in enumerate(labels)}
+    numbers = [np.array([*map(number.__getitem__, each.label.values), -1], np.int32) for each in samples]
+    codec = np.concatenate([np.zeros(0, np.uint8), *(each.codec for each in samples)])
+    used = np.unique(codec).tolist()
+    codecs = sorted(CODECS[i] for i in used)
+    codec_numbers = np.zeros(len(CODECS), np.int32)
+    codec_numbers[used] = [codecs.index(CODECS[i]) for i in used]
+    lengths = np.concatenate([np.zeros(0, np.int64), *(each.lengths for each in samples)])
+    blob = tensors.pieces(
         {
-            "position": part.position.astype(np.int64),
-            "missing": part.missing.astype(np.int64),
-            "label": np.array([label_index[label] for label in part.labels], np.int32),
-            "codec": np.array([codecs.index(codec) for codec in part.codecs], np.int32),
-            "end": np.cumsum([len(payload) for payload in part.payloads], dtype=np.int64),
-            "payload": np.frombuffer(b"".join(part.payloads), np.uint8),
+            "position": position.astype(np.int64),
+            "missing": missing.astype(np.int64),
+            "label": [_NO_LABELS, *(table[each.label.numbers] for table, each in zip(numbers, samples, strict=True))],
+            "codec": codec_numbers[codec],
+            "end": np.cumsum(lengths),
+            "payload": [_NO_BYTES, *(piece for each in samples for piece in each.payload)],
         },
-        {"edged": _SAMPLES_PART, **text, "labels": json.dumps(labels), "codecs": json.dumps(codecs)},
+        {
+            "edged": _SAMPLES_PART,
+            "request": request,
+            "part": str(part),
+            "last": str(int(last)),
+            "labels": json.dumps(labels),
+            "codecs": json.dumps(codecs),
+        },
     )
+    return b"".join(blob)
 
 
 def decode_part(blob: bytes) -> Part:

@@ -9,26 +9,26 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.archive.protocol import MAX_PART_BYTES, SamplesPart, SamplesRequest
-from edged.domain.archive.snapshot import BlockRef
-from edged.domain.samples import border
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import MAX_PART_BYTES, Picked, SamplesRequest
+from edged.domain.archive.snapshot import BlockRef, Ids
+from edged.domain.samples import column_border
 from edged.domain.samples.border import Refused
-from edged.domain.samples.pack import Pack
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.columns import PackColumns
 from edged.domain.topology import Stream
-from edged.errors import RejectedRecord
 
 _SAMPLE_OVERHEAD_BYTES = 24
 """Of one sample in a part: position, label, codec and end."""
 _MISSING_BYTES = 8
+_NONE = np.zeros(0, np.int64)
 
 
 class BlockRead(NamedTuple):
     """The wanted rows of one block, int64 [k], and the position of each in the request, int64 [k]."""
 
     ref: BlockRef
-    rows: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.int64]
+    rows: Ids
+    positions: Ids
 
 
 def block_reads(request: SamplesRequest) -> list[BlockRead]:
@@ -47,10 +47,18 @@ def block_reads(request: SamplesRequest) -> list[BlockRead]:
     ]
 
 
+class ReplyPart(NamedTuple):
+    """One encoded message of a reply, with its numbers of samples and of missing ones."""
+
+    message: bytes
+    samples: int
+    missing: int
+
+
 class ReplyBuilder:
     """Cuts a reply into parts of at most MAX_PART_BYTES; a larger sample gets a part of its own.
 
-    Call `add` with each block, then `close`; each gives the parts that are full.
+    Call `add` with each block, then `close`; each gives the parts that are full. Holds one part.
     """
 
     def __init__(self, request: str, stream: Stream) -> None:
@@ -60,61 +68,62 @@ class ReplyBuilder:
         self._next_part = 0
         self._clear()
 
-    def add(self, read: BlockRead, pack: Pack | None) -> Iterator[SamplesPart]:
+    def add(self, read: BlockRead, block: PackColumns | None) -> Iterator[ReplyPart]:
         """Add the block's wanted samples.
 
-        Missing are the positions of rows beyond it, of all without a pack, and of samples that the border refuses.
+        Missing are the positions of rows beyond it, of all without a block, and of samples that the border refuses.
         """
-        for row, position in zip(read.rows.tolist(), read.positions.tolist(), strict=True):
-            sample = None if pack is None or row >= len(pack.samples) else pack.samples[row]
-            if sample is None or self._is_refused(row, sample):
-                yield from self._make_room(_MISSING_BYTES)
-                self._missing.append(position)
-            else:
-                yield from self._make_room(_SAMPLE_OVERHEAD_BYTES + len(sample.payload))
-                self._positions.append(position)
-                self._samples.append(sample)
+        is_found, sizes = self._found(read.rows, block)
+        start = 0
+        while start < len(sizes):
+            end = start + self._fitting(sizes[start:])
+            cut, found = slice(start, end), is_found[start:end]
+            positions = read.positions[cut]
+            self._missing.append(positions[~found])
+            if block is not None and found.any():
+                self._positions.append(positions[found])
+                self._picked.append(protocol.picked(block, read.rows[cut][found]))
+            self._num_bytes += int(sizes[cut].sum())
+            start = end
+            if start < len(sizes):
+                yield self._part(last=False)
 
     def take_refused(self) -> list[Refused]:
         """What the border has refused since the last call."""
         refused, self._refused = self._refused, []
         return refused
 
-    def _is_refused(self, row: int, sample: Sample) -> bool:
-        try:
-            border.check_sample(sample, self._stream)
-        except RejectedRecord as error:
-            place = sample.device[:64], sample.partition, sample.offset
-            self._refused.append(Refused(row, *place, error.reason, error.detail))
-            return True
-        return False
-
-    def close(self) -> SamplesPart:
+    def close(self) -> ReplyPart:
         """The last part, with the rest; it may be empty."""
         return self._part(last=True)
 
-    def _make_room(self, num_bytes: int) -> Iterator[SamplesPart]:
-        if self._num_bytes and self._num_bytes + num_bytes > MAX_PART_BYTES:
-            yield self._part(last=False)
-        self._num_bytes += num_bytes
+    def _found(self, rows: Ids, block: PackColumns | None) -> tuple[npt.NDArray[np.bool_], Ids]:
+        """Which of `rows` are sent, and the bytes that each takes of a part."""
+        sizes = np.full(len(rows), _MISSING_BYTES, np.int64)
+        if block is None:
+            return np.zeros(len(rows), np.bool_), sizes
+        is_found = rows < len(block)
+        refused = column_border.refused(block, rows[is_found], self._stream)
+        if refused:
+            self._refused += refused
+            is_found &= ~np.isin(rows, [each.row for each in refused])
+        sizes[is_found] = _SAMPLE_OVERHEAD_BYTES + block.lengths[rows[is_found]]
+        return is_found, sizes
 
-    def _part(self, *, last: bool) -> SamplesPart:
-        part = SamplesPart(
-            self._request,
-            self._next_part,
-            last,
-            np.array(self._positions, np.int64),
-            tuple(sample.label for sample in self._samples),
-            tuple(sample.codec for sample in self._samples),
-            tuple(sample.payload for sample in self._samples),
-            np.array(self._missing, np.int64),
-        )
+    def _fitting(self, sizes: Ids) -> int:
+        """How many of the first fit into this part; at least one into an empty one."""
+        fitting = int(np.searchsorted(np.cumsum(sizes), MAX_PART_BYTES - self._num_bytes, side="right"))
+        return fitting if self._num_bytes else max(fitting, 1)
+
+    def _part(self, *, last: bool) -> ReplyPart:
+        position, missing = (np.concatenate([_NONE, *each]) for each in (self._positions, self._missing))
+        message = protocol.encode_samples(self._request, self._next_part, position, self._picked, missing, last=last)
         self._next_part += 1
         self._clear()
-        return part
+        return ReplyPart(message, len(position), len(missing))
 
     def _clear(self) -> None:
-        self._samples: list[Sample] = []
-        self._positions: list[int] = []
-        self._missing: list[int] = []
+        self._picked: list[Picked] = []
+        self._positions: list[Ids] = []
+        self._missing: list[Ids] = []
         self._num_bytes = 0

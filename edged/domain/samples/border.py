@@ -127,7 +127,11 @@ class Border:
     def _may_keep(self, key: str, known: set[str]) -> bool:
         """Whether the source may have this cursor; it counts as known from now on."""
         device = device_of(key)
-        if key not in known and device not in self.edge_of and (len(known) >= MAX_CURSORS or not _NAME.match(device)):
+        if (
+            key not in known
+            and device not in self.edge_of
+            and (len(known) >= MAX_CURSORS or not is_device_name(device))
+        ):
             return False
         known.add(key)
         return True
@@ -139,7 +143,7 @@ def check_sample(sample: Sample, stream: Stream) -> None:
     Its label may be one that the stream does not have: the sample is then unlabelled to whoever trains. What another
     topology might accept (REASONS_OF_TOPOLOGY) is refused last.
     """
-    if not _NAME.match(sample.device):
+    if not is_device_name(sample.device):
         raise RejectedRecord("bad_device", f"{sample.device!r:.80} is no name")
     for what, value, minimum, maximum in (
         ("partition", sample.partition, 0, MAX_PARTITION),
@@ -156,7 +160,7 @@ def check_content(payload: bytes, codec: str, label: str | None, stream: Stream)
     """Raise RejectedRecord unless this can be a sample of `stream`, as far as can be told without decoding an image."""
     if codec not in CODECS:
         raise RejectedRecord("unknown_codec", f"{codec!r:.80}")
-    if label is not None and not _is_storable(label):
+    if label is not None and not is_storable(label):
         raise RejectedRecord("bad_label", f"{label!r:.80}")
     codec_rules.check_payload(payload, stream, codec)
 
@@ -187,7 +191,13 @@ def reasons(refused: Iterable[Refused]) -> dict[str, int]:
     return counts
 
 
-def _is_storable(label: str) -> bool:
+def is_device_name(text: str) -> bool:
+    """Whether a device may be called so."""
+    return _NAME.match(text) is not None
+
+
+def is_storable(label: str) -> bool:
+    """Whether the label can be stored and sent, as text and by its length."""
     try:
         return len(label.encode()) <= MAX_KEY_BYTES
     except UnicodeEncodeError:

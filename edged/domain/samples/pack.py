@@ -15,6 +15,7 @@ from edged.domain import format_version, tensors
 from edged.domain import place as places
 from edged.domain.counted import counted
 from edged.domain.place import Place
+from edged.domain.samples.columns import PackColumns, of_samples, samples_of
 from edged.domain.samples.sample import CODECS, Sample
 from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.tensors import text_list, value_map
@@ -53,34 +54,31 @@ class Pack:
 
 def encode(pack: Pack) -> bytes:
     """The pack as a blob; equal packs give equal bytes."""
-    samples = pack.samples
-    devices = sorted({sample.device for sample in samples})
-    labels = sorted({sample.label for sample in samples if sample.label is not None})
-    device_index = {name: index for index, name in enumerate(devices)}
-    incarnations = sorted({sample.incarnation for sample in samples})
-    incarnation_index = {name: index for index, name in enumerate(incarnations)}
-    label_index: dict[str | None, int] = {name: index for index, name in enumerate(labels)} | {None: -1}
-    ends = np.cumsum([len(sample.payload) for sample in samples], dtype=np.int64)
-    return tensors.encode(
+    return b"".join(_pieces(by_columns(pack)))
+
+
+def _pieces(columns: PackColumns) -> list[bytes | memoryview]:
+    """The encoding, in pieces, without a copy of the payloads."""
+    return tensors.pieces(
         {
-            "payload": np.frombuffer(b"".join(sample.payload for sample in samples), np.uint8),
-            "end": ends,
-            "label": np.array([label_index[sample.label] for sample in samples], np.int32),
-            "device": np.array([device_index[sample.device] for sample in samples], np.int32),
-            "partition": np.array([sample.partition for sample in samples], np.int32),
-            "incarnation": np.array([incarnation_index[sample.incarnation] for sample in samples], np.int32),
-            "offset": np.array([sample.offset for sample in samples], np.int64),
-            "arrived_ms": np.array([sample.arrived_ms for sample in samples], np.int64),
-            "sampled_ms": np.array([_or_unknown(sample.sampled_ms) for sample in samples], np.int64),
-            "codec": np.array([CODECS.index(sample.codec) for sample in samples], np.uint8),
+            "payload": columns.payload,
+            "end": columns.bounds[1:],
+            "label": columns.label.numbers,
+            "device": columns.device.numbers,
+            "partition": columns.partition,
+            "incarnation": columns.incarnation.numbers,
+            "offset": columns.offset,
+            "arrived_ms": columns.arrived_ms,
+            "sampled_ms": columns.sampled_ms,
+            "codec": columns.codec,
         },
         {
             "edged": VERSION,
-            "stream": pack.stream,
-            "devices": json.dumps(devices),
-            "labels": json.dumps(labels),
-            "incarnations": json.dumps(incarnations),
-            "cursors": json.dumps({key: places.to_json(place) for key, place in sorted(pack.cursors.items())}),
+            "stream": columns.stream,
+            "devices": json.dumps(columns.device.values),
+            "labels": json.dumps(columns.label.values),
+            "incarnations": json.dumps(columns.incarnation.values),
+            "cursors": json.dumps({key: places.to_json(place) for key, place in sorted(columns.cursors.items())}),
         },
     )
 
@@ -146,11 +144,25 @@ def _cursors(metadata: Mapping[str, str]) -> dict[str, Place]:
 
 def digest(pack: Pack) -> str:
     """SHA-256 of the pack's encoding, in hexadecimal; equal packs have equal digests."""
-    return hashlib.sha256(encode(pack)).hexdigest()
+    return columns_digest(by_columns(pack))
 
 
-def _or_unknown(time_ms: int | None) -> int:
-    return UNKNOWN_MS if time_ms is None else time_ms
+def columns_digest(columns: PackColumns) -> str:
+    """As `digest`, of a pack by its columns."""
+    sha256 = hashlib.sha256()
+    for piece in _pieces(columns):
+        sha256.update(piece)
+    return sha256.hexdigest()
+
+
+def by_columns(pack: Pack) -> PackColumns:
+    """The pack by its columns."""
+    return of_samples(pack.stream, pack.samples, pack.cursors)
+
+
+def of_columns(columns: PackColumns) -> Pack:
+    """The pack with an object for each sample."""
+    return Pack(columns.stream, tuple(samples_of(columns)), columns.cursors)
 
 
 def _indices(

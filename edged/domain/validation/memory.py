@@ -12,7 +12,7 @@ from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.mqtt.identity import TEXT_IDS_BYTES
 from edged.domain.mqtt.limits import unasked_bytes
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
-from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Topology, Training
+from edged.domain.topology import MIB, Archive, Cache, Edge, SamplingMode, Stream, Topology, Training
 
 BASE = 76 * MIB
 """Of the daemon beside the parts below: 50 when it idles (the interpreter, NumPy, the Kafka client), the rest at work:
@@ -21,6 +21,18 @@ beside their parts (tests/bench/README.md); tests/slow/test_footprint.py holds e
 
 DISK_STORE = 2 * MIB
 """A cache's disk store: its page cache and one transaction."""
+
+ARCHIVE_BASE = 100 * MIB
+"""Of an archive node: the interpreter, NumPy, Arrow, the Kafka client, and the heap's slack."""
+
+BLOCK_CACHE = 32 * MIB
+"""Blocks that an archive node keeps, for all edges that ask."""
+
+READ_AHEAD = 12 * MIB
+"""Blocks that it reads ahead of what it sends: eight of at most 768 KiB, as they are stored and as they were read."""
+
+_REPLY = MIB
+"""Of each edge: what is made of its reply, and what is sent."""
 
 _INDEX_BYTES: dict[SamplingMode, int] = {"stratified": 64, "lru": 64}
 _MAX_INDEX_BYTES = 112
@@ -116,6 +128,12 @@ def edge_budget(topology: Topology, edge: Edge, models: Sequence[ModelMemory | N
     )
     trained = sum(model.total for model in models if model)
     return Budget(BASE, trained, exchange, prefetch, cache, mqtt_memory(topology, edge.name), edge.memory_limit)
+
+
+def archive_memory(topology: Topology, archive: Archive) -> dict[str, int]:
+    """Bytes that an archive node holds, by purpose; `flush`: what it has read and not written, and its file."""
+    replies = READ_AHEAD + _REPLY * len(topology.edges)
+    return {"base": ARCHIVE_BASE, "flush": 2 * archive.flush_bytes, "blocks": BLOCK_CACHE, "replies": replies}
 
 
 def mqtt_memory(topology: Topology, edge: str) -> int:

@@ -15,6 +15,7 @@ from edged.aio import Backoff, prefetch_in_worker, run_in_worker
 from edged.domain import place as places
 from edged.domain.archive import protocol, reply_builder
 from edged.domain.archive.protocol import Request, SamplesRequest, SnapshotRequest
+from edged.domain.archive.reply_builder import ReplyBuilder, ReplyPart
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
 from edged.domain.samples.border import Border
@@ -23,7 +24,7 @@ from edged.hanging import degraded_while_hanging
 from edged.log import Throttle, ThrottledLog
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
-from edged.services.archive.reply import Reply, ReplyPart
+from edged.services.archive.reply import Reply
 
 PART = "archive_read"
 """For `ports.Health`; writing may fail, on a full disk, while reading works."""
@@ -48,7 +49,7 @@ class _NothingTakenError(Exception):
 class EpochServer:
     """Reads the requests topic and writes each edge's epochs topic; edges take turns.
 
-    Memory: one block, the part being sent, the part being made, and the queued requests.
+    Memory: the part being sent, one part of each reply, the queued requests, and the blocks that the store holds.
     """
 
     def __init__(
@@ -258,25 +259,38 @@ class EpochServer:
             )
 
     def _messages(self, reply: Reply, encoded: bytes) -> Iterator[ReplyPart | None]:
-        """The reply, made lazily in a worker thread. Raises ArchiveUnavailable, StorageError."""
+        """The reply, made in a worker thread; None where a turn ends. Raises ArchiveUnavailable, StorageError."""
         request = protocol.decode_request(encoded)
         if isinstance(request, SnapshotRequest):
-            snapshot = self._store.snapshot(request.stream, request.ends)
-            for snapshot_part in protocol.snapshot_parts(request.request, snapshot):
-                yield ReplyPart(protocol.encode_part(snapshot_part), 0, 0)
-            return
-        builder = reply_builder.ReplyBuilder(request.request, self._border.streams[request.stream])
+            yield from self._snapshot(reply, request)
+        else:
+            yield from self._samples(reply, request)
+
+    def _snapshot(self, reply: Reply, request: SnapshotRequest) -> Iterator[ReplyPart | None]:
+        snapshot = self._store.snapshot(request.stream, request.ends)
+        for part in protocol.snapshot_parts(request.request, snapshot):
+            yield ReplyPart(protocol.encode_part(part), 0, 0)
+            if reply.turn_is_over():
+                yield None
+
+    def _samples(self, reply: Reply, request: SamplesRequest) -> Iterator[ReplyPart | None]:
+        """Between turns no block is held, nor read."""
+        builder = ReplyBuilder(request.request, self._border.streams[request.stream])
         reads = reply_builder.block_reads(request)
-        blocks = self._store.read_each(request.stream, [read.ref for read in reads])
-        for read, (ref, pack) in zip(reads, blocks, strict=True):
-            if isinstance(pack, StorageError):
-                self._note(reply, ref, pack)
-            for part in builder.add(read, None if isinstance(pack, StorageError) else pack):
-                yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
-            self._refusals.add(request.stream, *read.ref, builder.take_refused())
-            yield None
-        part = builder.close()
-        yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
+        while reply.blocks < len(reads):
+            coming = reads[reply.blocks : reply.blocks + reply.blocks_to_come()]
+            with contextlib.closing(self._store.read_each(request.stream, [read.ref for read in coming])) as blocks:
+                for read, (ref, block) in zip(coming, blocks, strict=True):
+                    if isinstance(block, StorageError):
+                        self._note(reply, ref, block)
+                    yield from builder.add(read, None if isinstance(block, StorageError) else block)
+                    self._refusals.add(request.stream, *read.ref, builder.take_refused())
+                    reply.blocks += 1
+                    if reply.turn_is_over():
+                        break
+            if reply.turn_is_over():
+                yield None
+        yield builder.close()
 
     def _note(self, reply: Reply, ref: BlockRef, error: StorageError) -> None:
         """Count an absent block, log a damaged one."""

@@ -74,23 +74,6 @@ def test_summaries_count_files_blocks_and_samples(store, folder):
     assert store.summaries("birds") == [birds]
 
 
-def test_one_call_opens_each_file_once(store, monkeypatch):
-    for offset in range(0, 6, 2):
-        store.append("fashion", "pi-a", [(offset, pack(offset * 4)), (offset + 1, pack(offset * 4 + 4))])
-    store.snapshot("fashion")
-    opened, really_open = [], store._folder.open
-
-    def open_counted(file):
-        opened.append(file)
-        return really_open(file)
-
-    monkeypatch.setattr(store._folder, "open", open_counted)
-
-    read_packs(store, 0, 5, 1, 4, 2, 3, 0)
-
-    assert len(opened) == 3
-
-
 def test_absent_blocks_cost_one_listing_of_each_source_and_a_damaged_file_one_look(store, folder, monkeypatch):
     for source in ("pi-a", "pi-b"):
         for offset in range(2):

@@ -1,5 +1,6 @@
 """Packs survive encoding and decoding, and no damage passes for a pack."""
 
+import hashlib
 import tracemalloc
 
 import numpy as np
@@ -14,6 +15,7 @@ from edged.domain.samples.pack import MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 from tests.support.archive_samples import any_places
+from tests.support.by_samples import encoded
 from tests.support.properties import examples
 
 samples = st.builds(
@@ -60,6 +62,17 @@ def altered(**changes):
 @given(some_packs)
 def test_decoding_gives_back_the_pack(pack):
     assert packs.decode(packs.encode(pack)) == pack
+
+
+@examples(150)
+@given(some_packs)
+def test_a_pack_by_its_columns_is_the_pack_and_encoded_as_sample_by_sample(pack):
+    columns = packs.by_columns(pack)
+
+    assert packs.of_columns(columns) == pack
+    assert tuple(map(columns.sample, range(len(columns)))) == pack.samples
+    assert packs.encode(pack) == encoded(pack)
+    assert packs.columns_digest(columns) == hashlib.sha256(encoded(pack)).hexdigest()
 
 
 @examples(50)

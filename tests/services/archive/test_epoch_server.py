@@ -357,6 +357,41 @@ async def test_a_slow_storage_ends_a_turn_by_time(bench, monkeypatch):
 
 
 @pytest.mark.looptime
+async def test_no_block_is_read_or_held_while_it_is_another_edges_turn(bench):
+    blocks = [
+        (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "jpeg", LARGE) for i in range(10))))
+        for offset in range(60)
+    ]
+    bench.store.append("fashion", "pi-a", blocks)
+    append, read_each = bench.log.append, bench.store.read_each
+    asked, is_open, during_turns_of_b = [], False, []
+
+    def read_noted(stream, refs):
+        nonlocal is_open
+        asked.append(len(refs))
+        is_open = True
+        try:
+            yield from read_each(stream, refs)
+        finally:
+            is_open = False
+
+    async def append_noted(messages, **options):
+        if any(message.topic == "site.epochs.pi-b" for message in messages):
+            during_turns_of_b.append(is_open)
+        return await append(messages, **options)
+
+    bench.log.append, bench.store.read_each = append_noted, read_noted
+    await bench.ask(samples_of("long", {BlockRef("pi-a", offset): list(range(10)) for offset in range(60)}))
+    for i in range(8):
+        await bench.ask(samples_of(f"s-{i}", {}, edge="pi-b"))
+
+    await bench.serve(5)
+
+    assert during_turns_of_b == [False] * 8
+    assert sum(asked) <= 60 + len(asked), "about as many as a turn sends"
+
+
+@pytest.mark.looptime
 @pytest.mark.parametrize("failure", [OverflowError("2 to the 63rd"), RuntimeError("a bug"), MemoryError()])
 async def test_a_request_that_fails_in_an_unknown_way_fails_alone(bench, log_lines, failure):
     bench.store.append("fashion", "pi-a", [(0, pack(0))])
