@@ -15,8 +15,11 @@ HEAVY = (
     "edged.topology_file",
     "edged.domain.nn",
     "edged.events",
+    "edged.adapters.tls",
+    "edged.domain.topology.nodes",
+    "edged.ports.node",
 )
-OF_A_FILE = {"yaml", "edged.topology_file", "edged.domain.nn"}
+OF_A_FILE = {"yaml", "edged.topology_file", "edged.domain.nn", "edged.domain.topology.nodes"}
 """A model's layers are only described there."""
 
 USE = """

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what `face` resolves
     from edged.ports.cache import DiskTier
     from edged.ports.checkpoints import CheckpointStore, DeployedModel
     from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
+    from edged.ports.health import Health
     from edged.ports.log import (
         KEPT,
         Committed,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # what `face` resolves
     )
     from edged.ports.models import Classifier, FeatureExtractor
     from edged.ports.mqtt import MqttBroker, MqttSession, Packet, PacketProperties, Verdict
-    from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
+    from edged.ports.node import Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
     from edged.ports.objects import Listed, Manifest, ObjectStore
 
 __all__ = [
@@ -78,7 +79,7 @@ __all__ = [
     "Watermarks",
 ]
 
-_LIGHTEST_FIRST = ("log", "node", "mqtt", "checkpoints", "cache", "models", "datasets", "objects", "archive")
+_LIGHTEST_FIRST = ("health", "log", "mqtt", "node", "checkpoints", "cache", "models", "datasets", "objects", "archive")
 
 if not TYPE_CHECKING:  # with it, a type checker would take any name
     __getattr__ = face(__name__, _LIGHTEST_FIRST, __all__)

@@ -5,12 +5,11 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from edged.adapters import tls
 from edged.adapters.mqtt.connection import Options
 from edged.adapters.mqtt.dialing import Dialer
 from edged.adapters.mqtt.outage import Outage
 from edged.adapters.mqtt.session import PahoSession
-from edged.domain.topology import Mqtt
+from edged.domain.topology import Mqtt, Tls
 from edged.errors import ConfigError, Problem
 from edged.ports import Health
 
@@ -24,8 +23,8 @@ class PahoBroker:
     """
 
     def __init__(self, mqtt: Mqtt, health: Health, *, deadline_s: float = DEADLINE_S) -> None:
-        if mqtt.tls is not None and (findings := tls.problems(mqtt.tls, "mqtt.tls")):
-            raise ConfigError(tuple(Problem(each.path, each.message, each.suggestion) for each in findings))
+        if mqtt.tls is not None:
+            _check(mqtt.tls)
         self._mqtt = mqtt
         self._health = health
         where = f"{mqtt.host}:{mqtt.port}"
@@ -61,3 +60,10 @@ class PahoBroker:
             yield session
         finally:
             session.close()
+
+
+def _check(files: Tls) -> None:
+    from edged.adapters import tls  # noqa: PLC0415 - a device without TLS does not load it
+
+    if findings := tls.problems(files, "mqtt.tls"):
+        raise ConfigError(tuple(Problem(each.path, each.message, each.suggestion) for each in findings))

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from edged.adapters import tls
 from edged.domain.topology import Mqtt, Tls
 
 DIAL_TIMEOUT_S = 5.0
@@ -90,6 +89,8 @@ class Dialer:
 
     def _encrypted(self, made: socket.socket, files: Tls) -> ssl.SSLSocket:
         """Reads the certificate files each time: they may have been renewed."""
+        from edged.adapters import tls  # noqa: PLC0415 - a device without TLS does not load it
+
         context = tls.context(files, "mqtt.tls")
         wrapped = context.wrap_socket(made, server_hostname=self._mqtt.host, do_handshake_on_connect=False)
         with self._under_way(wrapped):

@@ -9,30 +9,32 @@ from typing import TYPE_CHECKING
 from edged.faces import face
 
 if TYPE_CHECKING:  # what `face` resolves
-    from edged.domain.topology.job import Job
-    from edged.domain.topology.nodes import (
+    from edged.domain.topology.devices import (
         MIB,
         NAME_PATTERN,
-        Archive,
-        Cache,
         Codec,
         Device,
         Dtype,
-        Edge,
-        HdfsAccess,
         IdKind,
         Kafka,
-        LogLevel,
-        LogSettings,
         Mechanism,
         Mqtt,
         Protocol,
-        Role,
-        S3Access,
         Security,
         Stream,
         Tls,
         Transport,
+    )
+    from edged.domain.topology.job import Job
+    from edged.domain.topology.nodes import (
+        Archive,
+        Cache,
+        Edge,
+        HdfsAccess,
+        LogLevel,
+        LogSettings,
+        Role,
+        S3Access,
     )
     from edged.domain.topology.topology import Topology
     from edged.domain.topology.training import (
@@ -115,7 +117,7 @@ __all__ = [
     "Transport",
 ]
 
-_LIGHTEST_FIRST = ("nodes", "training", "job", "topology")
+_LIGHTEST_FIRST = ("devices", "nodes", "training", "job", "topology")
 
 if not TYPE_CHECKING:  # with it, a type checker would take any name
     __getattr__ = face(__name__, _LIGHTEST_FIRST, __all__)

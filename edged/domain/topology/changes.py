@@ -8,20 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from edged.domain.topology.nodes import (
-    Archive,
-    Cache,
-    Device,
-    Edge,
-    HdfsAccess,
-    Kafka,
-    LogSettings,
-    Mqtt,
-    S3Access,
-    Security,
-    Stream,
-    Tls,
-)
+from edged.domain.topology.devices import Device, Kafka, Mqtt, Security, Stream, Tls
+from edged.domain.topology.nodes import Archive, Cache, Edge, HdfsAccess, LogSettings, S3Access
 from edged.domain.topology.topology import Topology
 from edged.domain.topology.training import Augment, Deploy, Exchange, Sampling, Training
 

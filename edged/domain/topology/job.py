@@ -8,7 +8,7 @@ from typing import Any
 
 from edged.domain.named_fields import to_named
 from edged.domain.nn.spec import DESCRIBED, Described, LayerSpec, Shape
-from edged.domain.topology.nodes import Stream
+from edged.domain.topology.devices import Stream
 from edged.domain.topology.training import (
     Adam,
     Augment,

@@ -1,6 +1,6 @@
 """The largest message of each topic that takes more, or less, than Kafka's default."""
 
-from edged.domain.topology.nodes import MIB
+from edged.domain.topology.devices import MIB
 
 EPOCHS_MESSAGE_BYTES = 2 * MIB
 """A part of an epoch is 512 KiB plus at most one sample of 768 KiB, and its header."""

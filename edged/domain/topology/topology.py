@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edged.domain.topology import topic_names
+from edged.domain.topology.devices import Device, Kafka, Mqtt, Stream
 from edged.domain.topology.job import Job, job_digest
-from edged.domain.topology.nodes import Archive, Device, Edge, Kafka, LogSettings, Mqtt, Role, Stream
+from edged.domain.topology.nodes import Archive, Edge, LogSettings, Role
 from edged.domain.topology.training import Training
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from edged.domain.nn.spec import LayerSpec, LossName, Shape
-from edged.domain.topology.nodes import Stream
+from edged.domain.topology.devices import Stream
 
 Source = Literal["archive", "live", "both"]
 SamplingMode = Literal[

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from edged.domain.mqtt.limits import LARGEST_ENVELOPE
 from edged.domain.topology import Device, Mqtt, Topology
-from edged.domain.topology.nodes import MQTT_PORT, MQTT_PORT_TLS
+from edged.domain.topology.devices import MQTT_PORT, MQTT_PORT_TLS
 from edged.domain.validation.finding import Finding
 from edged.domain.validation.nodes import sample_bytes
 
