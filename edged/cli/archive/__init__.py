@@ -1,6 +1,6 @@
-"""`edged archive`: make the archive, bring data sets in, list and verify what it holds, take samples out of training.
+"""`edged archive`: make the archive, bring data sets in and out, list and verify, take samples out of training.
 
-See also: `data_set` (import), `migrate`, `quarantine`.
+See also: `data_set` (import), `export`, `migrate`, `quarantine`.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edged import topology_file
 from edged.cli.archive import data_set
+from edged.cli.archive import export as archive_export
 from edged.cli.archive import migrate as archive_migrate
 from edged.cli.archive import quarantine as archive_quarantine
 from edged.cli.arguments import add_topology
@@ -29,7 +30,7 @@ from edged.errors import ArchiveUnavailable, FormatError, StorageError
 if TYPE_CHECKING:  # Parquet and images are imported when they are needed
     from edged.adapters.parquet.store import ParquetStore, SourceSummary
 
-SUMMARY = "make the archive, import data sets, list and verify it, take samples out of training"
+SUMMARY = "make the archive, import and export data sets, list and verify it, take samples out of training"
 
 _FINDINGS = 1
 _WRITING = {"init", "import", "migrate", "quarantine", "release"}
@@ -49,6 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     data_set.add_options(bring)
     bring.set_defaults(act=_import)
 
+    take = actions.add_parser("export", help="write a stream's samples for other programs: class folders, or tar files")
+    archive_export.add_options(take)
+    take.set_defaults(act=_export)
+
     listing = actions.add_parser("ls", help="what the archive holds of each source")
     listing.set_defaults(act=_ls)
     verify = actions.add_parser("verify", help="read everything and report what is wrong; exit 1 when something is")
@@ -64,11 +69,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     release = actions.add_parser("release", help="bring them back")
     release.set_defaults(act=_change, quarantine_action="release")
 
-    for action in (init, bring, listing, verify, migrate, take_out, release):
+    for action in (init, bring, take, listing, verify, migrate, take_out, release):
         add_topology(action)
     for action in (take_out, release):
         archive_quarantine.add_addresses(action)
-    bring.add_argument("--stream", metavar="NAME", help="the stream to import into (the one trained on)")
+    for action in (bring, take):
+        action.add_argument("--stream", metavar="NAME", help="which stream (the one trained on)")
     for action in (listing, verify):
         action.add_argument("--stream", metavar="NAME", help="only this stream")
         action.add_argument("--json", action="store_true", help="as JSON")
@@ -113,6 +119,10 @@ def _import(topology: Topology, args: argparse.Namespace) -> int:
     if store.create(topology.site):
         print(f"{topology.archive[0].url} is an archive now", file=sys.stderr if args.json else sys.stdout)
     return data_set.import_dataset(store, stream, dataset, args)
+
+
+def _export(topology: Topology, args: argparse.Namespace) -> int:
+    return archive_export.run(_store(topology), _stream(topology, args.stream), args)
 
 
 def _ls(topology: Topology, args: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ def open_data_set(stream: Stream, args: argparse.Namespace) -> "Dataset":
     """What `--from` names, to be imported into `stream`. Raises FormatError, StorageError."""
     from edged.adapters.datasets.registry import open_dataset  # noqa: PLC0415
 
-    with _bar(None, "listing", "files") as on_listed:
+    with Bar(None, "listing", "files") as on_listed:
         return open_dataset(
             args.spec, header=args.header, labels=stream.labels, follow_links=args.follow_links, on_listed=on_listed
         )
@@ -74,7 +74,7 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
     sources: list[Imported] = []
     for portion in portions:
         place = f"{stream.name}/{portion.source}"
-        with _bar(len(portion.order), place, "samples") as on_progress:
+        with Bar(len(portion.order), place, "samples") as on_progress:
             imported = importer.import_portion(
                 store, stream, dataset, portion, on_progress, form=form, omissions=omissions
             )
@@ -154,7 +154,7 @@ class _Account(NamedTuple):
         yield f"{self.dataset.name}: {counted(num_items, 'item')}, {taken} taken, {num_left_out:,} left out{rest}"
 
 
-class _bar:  # noqa: N801 - reads as what it shows
+class Bar:
     """A progress bar when a person watches; entered, it gives the function to report to."""
 
     def __init__(self, total: int | None, title: str, unit: str) -> None:
