@@ -561,6 +561,10 @@ EVENTS: Mapping[str, Event] = {
         "A file or a block of the archive cannot be read; `suppressed` more of the source since its last such line.",
         stream=str, source=str, reason=str, suppressed=int,
     ),
+    "archive.place": event(
+        "What people should know of the place where the archive is, found out by trying it before the first file.",
+        place=str, reason=str,
+    ),
     "archive.absent": event(
         "An edge asked for blocks that no file holds, such as this one; `suppressed` more of its requests did since "
         "the last such line.",

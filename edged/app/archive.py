@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from edged.app.supervision import Service
 from edged.domain.samples.border import Border
 from edged.domain.validation.memory import BLOCK_CACHE
-from edged.ports import Health, Log
+from edged.ports import Health, Log, ObjectStore
 from edged.settings import Timing, TopologyInUse
 from edged.threads import ThreadPool
 
 
-def services(in_use: TopologyInUse, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
-    """The services of the topology's archive node, by name."""
+def services(
+    in_use: TopologyInUse, objects: ObjectStore, log: Log, health: Health, timing: Timing
+) -> Mapping[str, Service]:
+    """The services of the topology's archive node, by name. `objects`: where its archive is."""
     from edged.adapters.parquet.block_reader import READS_AT_ONCE  # noqa: PLC0415
     from edged.adapters.parquet.retrying import RetryingArchive  # noqa: PLC0415
     from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
@@ -22,7 +24,7 @@ def services(in_use: TopologyInUse, log: Log, health: Health, timing: Timing) ->
     topology = in_use.topology
     archive = topology.archive[0]
     threads = ThreadPool(READS_AT_ONCE, "archive-read")  # ends with the process, as its reads do
-    store, border = ParquetStore(archive.url, threads, BLOCK_CACHE), Border.of(topology)
+    store, border = ParquetStore(objects, topology.site, threads, BLOCK_CACHE), Border.of(topology)
     edges = [edge.name for edge in topology.edges]
     sources = [
         Source(stream, edge, topology.archive_topic(stream, edge))

@@ -16,6 +16,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.app import archive
 from edged.app.jobs import NUM_CORES, open_jobs
 from edged.app.kernels import fastest_backend
+from edged.app.objects import object_store
 from edged.app.presence import NODE, open_presence
 from edged.app.supervision import Service, announce, supervise, warn_of_cache
 from edged.domain.topology import Job, Topology
@@ -59,7 +60,9 @@ async def run_node(
         services: Mapping[str, Service]
         lanes: KernelLaneClock | None = None
         if edge is None:
-            services = {**archive.services(in_use, log, health, timing), **_servers(jobs, node, log, timing)}
+            objects = object_store(topology.archive[0], node)
+            stack.callback(objects.close)
+            services = {**archive.services(in_use, objects, log, health, timing), **_servers(jobs, node, log, timing)}
         else:
             if not edge.cache.disk:  # else whoever opens the cache says so
                 warn_of_cache(folders.cache)

@@ -1,10 +1,12 @@
 """The store of an archive's objects, by the kind of its URL."""
 
+import secrets
 from typing import TYPE_CHECKING
 
-from edged.domain.topology import Archive
+from edged.domain.topology import Archive, Topology
 
 if TYPE_CHECKING:  # only an archive node loads a client, and only its own
+    from edged.adapters.parquet.store import ParquetStore
     from edged.ports import ObjectStore
 
 
@@ -25,3 +27,18 @@ def object_store(archive: Archive, writer: str) -> "ObjectStore":
     from edged.adapters.local import local_store  # noqa: PLC0415 - see above
 
     return local_store(archive.url, writer)
+
+
+def open_archive(topology: Topology, objects: "ObjectStore | None" = None) -> "ParquetStore":
+    """The topology's archive, for a command: in `objects`, or in a store of its own, whose calls end with the process.
+
+    Raises ModuleNotFoundError as `object_store` does.
+    """
+    from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - see above
+
+    return ParquetStore(objects or command_store(topology), topology.site)
+
+
+def command_store(topology: Topology) -> "ObjectStore":
+    """The store of the topology's archive, for a command."""
+    return object_store(topology.archive[0], f"command-{secrets.token_hex(4)}")

@@ -113,6 +113,14 @@ def address(text: str) -> str:
     raise argparse.ArgumentTypeError(f'"{text}" is not HOST:PORT, such as broker.lan:9092')
 
 
+def duration(text: str) -> float:
+    """Seconds, from a duration as in a topology."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|min|h|d)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a duration such as 90s, 30min, 12h or 7d')
+    return float(match[1]) * {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}[match[2]]
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

@@ -63,6 +63,9 @@ class ObjectStore(Protocol):
     def manifest(self, name: str) -> Manifest | None:
         """The newest version of the manifest; None before its first."""
 
+    def version(self, name: str) -> int:
+        """The number of the manifest's newest version; 0 before its first."""
+
     def replace(self, name: str, content: bytes, version: int) -> bool:
         """Make `content` the version behind `version` (0: the first one); False when there is another one behind it.
 

@@ -14,13 +14,15 @@ from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.parquet.store import ParquetStore
 from edged.cli import archive
 from edged.cli.archive import data_set
+from edged.domain.archive.layout import SEGMENT
+from edged.domain.archive.segment_index import MAX_TAIL
 from edged.domain.samples.pack import Pack
 from edged.domain.topology import Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item, LeftOut
 from edged.services.archive import importer
 from tests.cli.conftest import VALID
-from tests.support.archive_samples import new_archive, pack
+from tests.support.archive_samples import new_archive, open_archive, pack
 from tests.support.archive_samples import sample as sample_at
 
 LABELS = ("bag", "boot", "coat")
@@ -262,6 +264,35 @@ def test_ls_shows_each_source(topology_file, store, capsys):
     assert [row.split()[1] for row in rows] == ["_test.shoebox", "_train.shoebox"]
 
 
+def test_ls_names_the_files_that_count_for_other_readers(topology_file, store, tmp_path, capsys):
+    capsys.readouterr()
+    assert cli.main(["archive", "ls", str(topology_file), "--files"]) == 0
+    named = capsys.readouterr().out.splitlines()
+    assert len(named) == 2
+    for url in named:
+        assert url.startswith(f"file://{tmp_path}/archive/fashion/")
+        assert Path(url.removeprefix("file://")).is_file()
+    assert cli.main(["archive", "ls", str(topology_file), "--files", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"files": named}
+
+
+def test_compact_packs_small_files_and_says_so(topology_file, tmp_path, capsys):
+    store = new_archive(tmp_path / "archive")
+    for offset in range(MAX_TAIL + 1):
+        store.append("fashion", "pi-a", [(offset, pack(4 * offset))])
+    store.append("fashion", "pi-a", [(SEGMENT, pack(0))], [(MAX_TAIL + 1, SEGMENT)])
+    store.append("fashion", "pi-a", [(SEGMENT + 1, pack(4))])
+
+    assert cli.main(["archive", "compact", str(topology_file)]) == 0
+    assert capsys.readouterr().out.startswith(f"fashion/pi-a: {MAX_TAIL + 2} files packed into 1 (")
+    assert cli.main(["archive", "compact", str(topology_file), "--grace", "0s", "--json"]) == 0
+    [shown] = json.loads(capsys.readouterr().out)["sources"]
+    assert (shown["source"], shown["packed"], shown["deleted"]) == ("pi-a", 0, MAX_TAIL + 2)
+    assert cli.main(["archive", "compact", str(topology_file)]) == 0
+    assert capsys.readouterr().out == "nothing to pack and nothing to delete\n"
+    assert open_archive(tmp_path / "archive").snapshot("fashion").num_blocks == MAX_TAIL + 3
+
+
 def test_ls_of_an_empty_archive_says_so(topology_file, tmp_path, capsys):
     new_archive(tmp_path / "archive")
     assert cli.main(["archive", "ls", str(topology_file)]) == 0
@@ -304,7 +335,7 @@ def test_what_needs_no_kafka_needs_no_credentials_of_it(topology_file, monkeypat
 def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topology_file, store, tmp_path, capsys):
     assert cli.main(["archive", "verify", str(topology_file)]) == 0
     assert capsys.readouterr().out.endswith("all is well\n")
-    path = next((tmp_path / "archive" / "fashion" / "_train.shoebox").iterdir())
+    path = next((tmp_path / "archive" / "fashion" / "_train.shoebox").glob("0*/*.parquet"))
     content = path.read_bytes()
     path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
 
@@ -461,7 +492,7 @@ def test_verify_finds_a_damaged_record_of_the_quarantine(topology_file, tmp_path
 def test_the_small_fashion_mnist_is_imported_from_end_to_end(topology_file, tmp_path, capsys):
     assert cli.main(["archive", "import", str(topology_file), "--from", "fashion-mnist-small"]) == 0
 
-    store = ParquetStore(f"file://{tmp_path}/archive")
+    store = open_archive(tmp_path / "archive")
     assert list(store.verify()) == []
     assert store.snapshot("fashion").sources == ("_test.fashion-mnist-small", "_train.fashion-mnist-small")
     assert store.snapshot("fashion").num_samples > 1000

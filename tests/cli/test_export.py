@@ -5,10 +5,10 @@ import tarfile
 
 import pytest
 
-from edged.adapters.parquet.store import ParquetStore
 from edged.cli import main
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
+from tests.support.archive_samples import open_archive
 
 TOPOLOGY = """
 schema: 1
@@ -30,7 +30,7 @@ def sample(offset, label):
 def edged(tmp_path, capsys):
     path = tmp_path / "site.yaml"
     path.write_text(TOPOLOGY.format(tmp_path))
-    store = ParquetStore(f"file://{tmp_path}/archive")
+    store = open_archive(tmp_path / "archive")
     store.create("greenhouse")
     store.append("fruit", "pi-a", [(0, Pack("fruit", (sample(0, "ripe"), sample(1, None), sample(2, "green"))))])
     store.append("fruit", "_test.pears", [(0, Pack("fruit", (sample(3, "ripe"), sample(4, "../x"))))])

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from edged.adapters.images import PillowDecoder
-from edged.adapters.parquet.store import ParquetStore
 from edged.cli import main
 from edged.domain.archive.snapshot import BlockRef
+from tests.support.archive_samples import open_archive
 
 TOPOLOGY = """
 schema: 1
@@ -49,7 +49,7 @@ def bring(tmp_path, capsys):
 
 def archived(tmp_path, stream="fruit"):
     """The samples of each source."""
-    store = ParquetStore(f"file://{tmp_path}/archive")
+    store = open_archive(tmp_path / "archive")
     assert list(store.verify()) == []
     samples = {}
     for source, end in store.ends(stream).items():

@@ -175,7 +175,7 @@ def test_the_exit_code_is_the_commands(edged, command):
 
 def test_checking_a_file_loads_no_client_and_no_runtime(topology_file):
     """On a small board these take seconds; only the commands that need them pay."""
-    heavy = "aiokafka,PIL,pyarrow,fsspec,hdfs_native,obstore,tflite,tflite_runtime,psutil,structlog,asyncio"
+    heavy = "aiokafka,PIL,pyarrow,hdfs_native,obstore,tflite,tflite_runtime,psutil,structlog,asyncio"
     program = (
         "import sys; from edged.cli import main; code = main(['check', 'topology.yaml']);"
         f"print([name for name in {heavy!r}.split(',') if name in sys.modules]); sys.exit(code)"

@@ -1,6 +1,5 @@
 """The contract of `ports.ArchiveStore`, on the fake and on Parquet files, local and foreign."""
 
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edged.adapters.memory.archive import MemoryArchive
+from edged.adapters.memory.objects import MemoryPlace
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import QuarantineRecord
@@ -21,7 +21,7 @@ from tests.support.archive_samples import new_archive, pack
 
 
 def in_memory() -> ParquetStore:
-    store = ParquetStore(f"memory://{uuid.uuid4()}/archive")
+    store = ParquetStore(MemoryPlace().store())
     store.create("lab")
     return store
 

@@ -6,7 +6,6 @@ Parquet files, the archive's messages, an edge's window, the cache's file, mini-
 
 import io
 import math
-import uuid
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.adapters.images import PillowDecoder
+from edged.adapters.memory.objects import MemoryPlace
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart
@@ -152,7 +152,7 @@ def fetched(store: ParquetStore, border: Border, stream: Stream) -> tuple[Snapsh
 def test_what_the_archiver_accepts_is_stored_sent_cached_and_trained_on(stream, data, tmp_path_factory):
     of_pack = st.tuples(st.lists(good(stream) | samples, max_size=5), cursors)
     sent = data.draw(st.lists(of_pack, min_size=1, max_size=3))
-    border, store = Border({"site": stream}, DEVICES), ParquetStore(f"memory://{uuid.uuid4()}/archive")
+    border, store = Border({"site": stream}, DEVICES), ParquetStore((place := MemoryPlace()).store())
     store.create("lab")
     known: dict[str, int] = {}
     kept: list[Sample] = []
@@ -166,7 +166,7 @@ def test_what_the_archiver_accepts_is_stored_sent_cached_and_trained_on(stream, 
         known = cursor_rules.advance(known, unique)
         kept += unique.samples
 
-    again = ParquetStore(store._folder._fs.unstrip_protocol(store._folder._root))
+    again = ParquetStore(place.store())
     assert list(again.verify()) == []
     assert again.ends("site") == {"pi-a": len(sent)}
     snapshot, fetch = fetched(again, border, stream)

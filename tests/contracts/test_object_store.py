@@ -376,12 +376,14 @@ def test_while_the_place_is_not_there_nothing_is_absent(bed):
 @on_all
 def test_a_manifest_is_replaced_by_who_knows_its_version(store):
     assert store.manifest("fashion/index") is None
+    assert store.version("fashion/index") == 0
     assert store.replace("fashion/index", b"one", 0)
     assert not store.replace("fashion/index", b"first, too", 0)
     assert store.replace("fashion/index", b"two", 1)
     assert not store.replace("fashion/index", b"second, too", 1)
 
     assert store.manifest("fashion/index") == Manifest(b"two", 2)
+    assert store.version("fashion/index") == 2
     for version in range(2, 12):
         assert store.replace("fashion/index", b"%d" % version, version)
     assert len(list(store.list("fashion/index"))) == 8

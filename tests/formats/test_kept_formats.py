@@ -8,7 +8,7 @@ import ast
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +20,11 @@ import edged
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sample_buffer import SampleBuffer
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
+from edged.adapters.local import local_store
 from edged.adapters.parquet.migrate import migrate
-from edged.adapters.parquet.store import ParquetStore
 from edged.domain import place, presence
-from edged.domain.archive import protocol, quarantine
+from edged.domain.archive import floor, index_codec, protocol, quarantine
+from edged.domain.archive.layout import SEGMENT
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.device.segments import Bounds
@@ -38,6 +39,7 @@ from edged.domain.training import checkpoint
 from edged.errors import AnotherVersion, StorageError
 from tests.formats import values
 from tests.formats.values import FOLDER, HEX
+from tests.support.archive_samples import PATIENT_S, open_archive
 
 PAGE = Path(edged.__file__).parent / "formats.md"
 NOT_KEPT = {"README.md", "values.py", Path(__file__).name, "__pycache__"}
@@ -99,21 +101,48 @@ def read_pack_2(path: Path) -> None:
 
 
 def read_archive_1(path: Path) -> None:
-    store = ParquetStore(f"file://{path}")
+    store = open_archive(path)
     with pytest.raises(StorageError, match="run `edged archive migrate`"):
         store.ends("fashion")
-    assert list(migrate(f"file://{path}"))
+    assert list(migrate(local_store(f"file://{path}", "tests", PATIENT_S)))
     assert store.ends("fashion") == {"_train.small": 1, "pi-a": 6}
-    assert [each for each in store.verify() if each.kind != "hole"] == []
+    assert list(store.verify()) == []
 
 
 def read_archive_2(path: Path) -> None:
-    store = ParquetStore(f"file://{path}")
-    assert [each for _, each in store.read("fashion", [BlockRef("pi-a", 0), BlockRef("pi-a", 1)])] == [values.PACK] * 2
+    store = open_archive(path)
+    with pytest.raises(StorageError, match="run `edged archive migrate`"):
+        store.ends("fashion")
+    assert list(migrate(local_store(f"file://{path}", "tests", PATIENT_S)))
+    read_archive(path, [0, 1])
+
+
+def read_archive_3(path: Path) -> None:
+    read_archive(path, [0, 1, SEGMENT, SEGMENT + 1])
+
+
+def read_archive(path: Path, offsets: Sequence[int]) -> None:
+    store = open_archive(path)
+    found = [each for _, each in store.read("fashion", [BlockRef("pi-a", offset) for offset in offsets])]
+    assert found == [values.PACK] * len(offsets)
+    assert store.snapshot("fashion").offset.tolist() == offsets
     assert store.quarantine_records("fashion") == [values.RECORD]
     assert store.end("fashion", "pi-a").log == values.SOURCE_LOG
     assert store.snapshot("fashion").quarantined.tolist() == [[1, 2, 3]]
     assert list(store.verify()) == []
+
+
+def read_index(path: Path) -> None:
+    found = index_codec.decode((path / "index").read_bytes(), 2)
+    assert found.replaced == values.INDEX.replaced
+    assert [each[:10] for each in found.files()] == [each[:10] for each in values.INDEX.files()]
+    for one, other in zip(found.files(), values.INDEX.files(), strict=True):
+        for column, known in zip(one[10:], other[10:], strict=True):
+            np.testing.assert_array_equal(column, known)
+
+
+def read_floor(path: Path) -> None:
+    assert floor.decode(path.read_bytes()) == values.FLOOR
 
 
 def read_prediction(path: Path) -> None:
@@ -263,6 +292,9 @@ READERS: Mapping[str, Callable[[Path], None]] = {
     "pack-2": read_pack_2,
     "archive-1": read_archive_1,
     "archive-2": read_archive_2,
+    "archive-3": read_archive_3,
+    "archive_index-1": read_index,
+    "archive_floor-1": read_floor,
     "prediction": read_prediction,
     "devices-record": read_device_record,
     "snapshot_request-1": read_snapshot_request,

@@ -6,6 +6,7 @@ written stays as it was. A new version of a format gets a new file; that of the 
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import numpy as np
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sample_buffer import SampleBuffer
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
-from edged.adapters.parquet.store import ParquetStore
 from edged.domain import place, presence
-from edged.domain.archive import protocol, quarantine
+from edged.domain.archive import floor, index_codec, protocol, quarantine
+from edged.domain.archive.floor import Floor
+from edged.domain.archive.layout import SEGMENT
 from edged.domain.archive.quarantine import QuarantineRecord
+from edged.domain.archive.segment_index import IndexedFile, Replaced, index_of
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.archive.source_log import SourceLog
 from edged.domain.cache.entry import Entry
@@ -40,6 +43,7 @@ from edged.domain.samples.times import SAMPLED_HEADER
 from edged.domain.training import checkpoint
 from edged.domain.training.state import EpochMetrics, Position, Tally, TrainState
 from edged.ports import DeployedModel
+from tests.support.archive_samples import open_archive
 
 FOLDER = Path(__file__).parent
 HEX = "0123456789abcdef" * 4
@@ -127,10 +131,32 @@ COMMITTED = Place(10, "its-log", "topic-id", "9:00ff")
 
 
 def write_archive(path: Path) -> None:
-    store = ParquetStore(f"file://{path}")
+    store = open_archive(path)
     store.create("greenhouse")
     store.append("fashion", "pi-a", [(0, PACK), (1, PACK)], log=SOURCE_LOG)
+    store.append("fashion", "pi-a", [(SEGMENT, PACK)], [(2, SEGMENT)], log=SOURCE_LOG)
+    store.append("fashion", "pi-a", [(SEGMENT + 1, PACK)], log=SOURCE_LOG)
     store.append("fashion", "_quarantine", [(0, quarantine.to_pack("fashion", [RECORD]))])
+
+
+FLOOR = Floor(0).raised(40, 1_000).raised(65_536, 2_000)
+_OFFSETS = np.array([131_072, 131_075])
+INDEX = replace(
+    index_of(
+        2,
+        [
+            IndexedFile(0, 131_072, 131_072, 131_080, 999, "a-log", 7, 3, 5, False, _OFFSETS, _OFFSETS % 256, _OFFSETS),
+            IndexedFile(2, 131_080, 131_080, 262_150, 0, "", 0, 0, 6, True, *[np.zeros(0, np.int64)] * 3),
+        ],
+    ),
+    replaced=(Replaced("00000000000000131080.parquet", 9),),
+)
+
+
+def write_index(path: Path) -> None:
+    """In a folder: what compresses it may do so otherwise."""
+    path.mkdir()
+    (path / "index").write_bytes(index_codec.encode(INDEX))
 
 
 def write_model(path: Path) -> None:
@@ -185,7 +211,9 @@ def write_cursor(path: Path) -> None:
 
 WRITERS: Mapping[str, Callable[[Path], None]] = {
     "pack-2": _bytes(lambda: pack.encode(PACK)),
-    "archive-2": write_archive,
+    "archive-3": write_archive,
+    "archive_index-1": write_index,
+    "archive_floor-1": _bytes(lambda: floor.encode(FLOOR)),
     "prediction": _bytes(lambda: prediction.encode(PREDICTION)),
     "devices-record": _bytes(
         lambda: json.dumps({"key": "boot", "headers": {SAMPLED_HEADER: "990"}, "hex": "ffd8"}).encode()

@@ -17,7 +17,7 @@ async def kill_while_writing(vault: Child, site: Site) -> None:
     folder = site.archive_folder / "fashion" / "pi-a"
 
     def is_writing() -> bool:
-        return any(folder.glob(".*.tmp"))
+        return any(folder.glob("*/.*.tmp-*"))
 
     while True:  # a folder tells nobody that a file came
         await asyncio.sleep(0)

@@ -78,7 +78,7 @@ async def test_a_damaged_newest_file_and_a_request_for_20000_absent_blocks_are_t
         found = sorted((each.device, each.offset) for each in archived_samples(site.loaded()))
 
     assert (damaged["source"], damaged["archived_again"]) == (BAD, True)
-    assert kept.with_name(f"{kept.name}.damaged").exists()
+    assert (kept.parents[1] / "aside" / kept.name).exists()
     assert found == [(device, offset) for device in DEVICE_OF.values() for offset in range(12)]
     assert served == [(GOOD, 0)] * 3 + [(BAD, 20_000)], "the others' requests did not wait for it"
     assert [line["blocks"] for line in vault.seen("archive.absent")] == [20_000]

@@ -7,11 +7,11 @@ import numpy as np
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.parquet.store import ParquetStore
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.ports import Message
+from tests.support.archive_samples import open_archive
 from tests.support.site import Site, following, own_name, running, stopped
 
 EDGES = ("pi-a", "pi-b")
@@ -76,7 +76,7 @@ def hostile_packs() -> list[Pack]:
 
 async def test_one_edges_broken_packs_end_nobodys_training_and_samples_are_taken_out_and_back(apache_kafka, tmp_path):
     site = ClimateSite(tmp_path, apache_kafka.bootstrap, site=own_name(tmp_path), epochs=2)
-    store = ParquetStore(site.archive_folder.as_uri())
+    store = open_archive(site.archive_folder)
     store.append("climate", "_train.good", [(n, pack_of("meter-a", 40 * n)) for n in range(6)])
     before_the_rule = Pack("climate", (sample(1, spoilt=np.inf), sample(2)))
     store.append("climate", "_train.older", [(0, before_the_rule)])

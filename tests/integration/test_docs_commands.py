@@ -23,7 +23,6 @@ from edged.adapters.host.process_lock import process_lock
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.parquet.store import ParquetStore
 from edged.cli import main
 from edged.cli.demo.processes import Child
 from edged.domain.nn.model import Division
@@ -36,6 +35,7 @@ from edged.domain.training import checkpoint
 from edged.domain.training import state as state_module
 from edged.errors import LogForbidden
 from edged.ports import Message, TopicPartition, TopicSpec
+from tests.support.archive_samples import open_archive
 from tests.support.fake_machine import FakeMachine
 from tests.support.pages import ROOT, commands, pages
 from tests.support.requirements import require
@@ -304,7 +304,7 @@ async def test_the_exit_codes_are_those_of_the_table(log, place, orchard, tmp_pa
     no_archive = (place / "topology.yaml").read_text().replace(topology.archive[0].url, tmp_path.as_uri())
     (tmp_path / "no-archive.yaml").write_text(no_archive)
     damaged = tmp_path / "damaged"
-    ParquetStore(damaged.as_uri()).create(topology.site)
+    open_archive(damaged).create(topology.site)
     (damaged / "fashion" / "pi-a").mkdir(parents=True)
     (damaged / "fashion" / "pi-a" / "junk.parquet").write_text("no file of the archive")
     with_junk = (place / "topology.yaml").read_text().replace(topology.archive[0].url, damaged.as_uri())

@@ -1,6 +1,7 @@
 """What the version before has left behind, on real processes: brought to the present, or refused in words and kept."""
 
 import asyncio
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from pathlib import Path
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.cli.demo.observer import archived_samples
+from edged.domain.archive.layout import MARKER
 from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
@@ -32,6 +34,7 @@ async def test_packs_of_the_version_before_are_archived_by_it_or_kept(apache_kaf
     site = Site(tmp_path, apache_kafka.bootstrap, site=own_name(tmp_path), flush="100ms")
     shutil.rmtree(site.archive_folder)
     shutil.copytree(OF_BEFORE, site.archive_folder)
+    (site.archive_folder / MARKER).write_text(json.dumps({"format": 1, "site": site.loaded().site}))
     topic = site.loaded().archive_topic("fashion", "pi-a")
 
     async with running(site, ["kafka.another_log"]), KafkaLog(site.loaded().kafka, RecordingHealth()) as log:

@@ -18,10 +18,9 @@ import pytest
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.parquet.store import ParquetStore
 from edged.errors import ArchiveUnavailable
 from edged.services.training.checkpointing import Checkpointing
-from tests.support.archive_samples import pack
+from tests.support.archive_samples import open_archive, pack
 from tests.support.disk import Disk
 from tests.support.disk.power import LOSSES, RecordedDisk, put, recorded
 from tests.support.disk.writer import JOB, STEPS, entry_of, model_at
@@ -88,7 +87,7 @@ def test_training_resumes_from_the_newest_durable_checkpoint(tmp_path):
 
 def test_the_archive_goes_on_behind_the_newest_durable_file(tmp_path):
     for disk, done in after_each_cut("archive", tmp_path):
-        store = ParquetStore((disk / "archive").as_uri())
+        store = open_archive(disk / "archive")
         try:
             store.check()
         except ArchiveUnavailable:

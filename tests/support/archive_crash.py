@@ -1,20 +1,34 @@
-"""Appends to an archive and kills itself with SIGKILL at the n-th system call.
+"""Appends to copies of an archive, in a process for each that kills itself with SIGKILL at its n-th system call.
 
-Arguments: the archive's folder, and n, counted among the calls that make a file durable.
+Arguments: the archive's folder, and the beginning of the copies' paths, to which n is added. It goes on to the n at
+which the process came to its end. Calls are counted among those that make a file durable, before and after each.
 """
 
+import itertools
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from edged.adapters.parquet.store import ParquetStore
-from tests.support.archive_samples import pack
+from edged.domain.archive.layout import SEGMENT
+from tests.support.archive_samples import open_archive, pack
 
 
-def main(folder: str, fatal_call: int) -> None:
-    store = ParquetStore(f"file://{folder}")
+def main(archive: Path, copies: str) -> None:
+    for number in itertools.count(1):
+        folder = Path(f"{copies}{number}")
+        shutil.copytree(archive, folder)
+        child = os.fork()  # before there is any thread
+        if child == 0:
+            append(folder, number)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            return
+
+
+def append(folder: Path, fatal_call: int) -> None:
     calls = 0
 
     def fatal(function: Any) -> Any:
@@ -32,12 +46,14 @@ def main(folder: str, fatal_call: int) -> None:
         return call
 
     os.fsync = fatal(os.fsync)
-    Path.rename = fatal(Path.rename)  # type: ignore[method-assign]
+    os.link = fatal(os.link)
     Path.mkdir = fatal(Path.mkdir)  # type: ignore[method-assign]
     Path.open = fatal(Path.open)  # type: ignore[method-assign]
-    store.append("fashion", "pi-a", [(1, pack(4)), (2, pack(8))])
+    store = open_archive(folder)
+    store.append("fashion", "pi-a", [(1, pack(4)), (SEGMENT - 1, pack(8))], [(2, SEGMENT - 1)])
+    store.append("fashion", "pi-a", [(SEGMENT, pack(12))])
     store.append("fashion", "pi-b", [(0, pack(0))])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2])

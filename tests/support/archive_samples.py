@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from edged.adapters.local import local_store
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
@@ -15,13 +16,22 @@ from edged.domain.topology import Stream
 STREAM = Stream("fashion", (48,), "uint8", ("boot", "bag"))
 """What the samples here are of."""
 
+PATIENT_S = 600.0
+"""Deadline of calls that nothing keeps from ending: the machine may have other things to do."""
+
 BORDER = Border({STREAM.name: STREAM}, {"cam-01": "pi-a", "cam-02": "pi-a", "cam-09": "pi-b"})
 
 
-def new_archive(folder: Path) -> ParquetStore:
+def open_archive(place: Path | str) -> ParquetStore:
+    """The archive in a local folder, or at its URL."""
+    url = place.as_uri() if isinstance(place, Path) else place
+    return ParquetStore(local_store(url, "tests", PATIENT_S))
+
+
+def new_archive(folder: Path, site: str = "greenhouse") -> ParquetStore:
     """An archive in `folder`, marked as one; empty when nothing was there."""
-    store = ParquetStore(folder.as_uri())
-    store.create("lab")
+    store = open_archive(folder)
+    store.create(site)
     return store
 
 
@@ -43,9 +53,14 @@ def parquet_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet*"))
 
 
-def file_name(first: int, end: int) -> str:
-    """The name of the file with these offsets."""
-    return f"{first:020d}-{end:020d}.parquet"
+def file_name(first: int) -> str:
+    """The name of the file that begins there."""
+    return f"{first:020d}.parquet"
+
+
+def segment(folder: Path, source: str = "pi-a", number: int = 0, stream: str = "fashion") -> Path:
+    """The folder of one of a source's segments."""
+    return folder / stream / source / f"{number:015d}"
 
 
 def read_packs(store: ParquetStore, *offsets: int) -> list[Pack]:

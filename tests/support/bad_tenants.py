@@ -19,6 +19,6 @@ def request_for_absent_blocks(edge: str, blocks: int, *, sources: Sequence[str] 
 
 def damage_newest_file(archive: Path, source: str, stream: str = "fashion") -> Path:
     """A source of the archive: its newest file loses its end, as on a disk that lost power."""
-    newest = max((archive / stream / source).glob("*.parquet"))
+    newest = max((archive / stream / source).glob("0*/*.parquet"))
     newest.write_bytes(newest.read_bytes()[:-100])
     return newest

@@ -18,13 +18,13 @@ from typing import Any
 from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.parquet.store import ParquetStore
 from edged.cli.demo.observer import archived_samples, observe
 from edged.cli.demo.processes import Child, LogLine
 from edged.domain.topology import Topology
 from edged.ports import TopicPartition, Watermarks
 from edged.services.archive import importer
 from edged.topology_file import inspect, load
+from tests.support.archive_samples import open_archive
 from tests.support.forked import FORKED, start_forked
 from tests.support.kernels import chosen_setting
 from tests.support.secured import SecuredKafka
@@ -120,7 +120,7 @@ class Site:
         self._settings |= {"mqtt": None, "model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
         self._settings |= {"edges": ("pi-a",), "timing": {}, "kernels": chosen_setting()}
         self.configure(**{"site": "greenhouse", **settings})
-        ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
+        open_archive(self.archive_folder).create(self._settings["site"])
 
     def configure(self, **settings: Any) -> None:
         """Write the topology file, changed by these settings: the next process to start has them."""
@@ -190,7 +190,7 @@ class Site:
 
     async def import_fashion(self, limit: int, test_limit: int = 500) -> None:
         """Load the packaged images straight into the archive, as `edged archive import` would."""
-        dataset, store = open_dataset("fashion-mnist-small"), ParquetStore(self.archive_folder.as_uri())
+        dataset, store = open_dataset("fashion-mnist-small"), open_archive(self.archive_folder)
 
         def load(split: str, most: int) -> None:
             for portion in importer.portions(dataset, dataset.name, split, test_fraction=0, seed=0, limit=most):
@@ -232,7 +232,7 @@ class Site:
         published = await self.published()
 
         async def enough() -> bool:
-            sources = ParquetStore(self.archive_folder.as_uri()).summaries("fashion")
+            sources = open_archive(self.archive_folder).summaries("fashion")
             return sum(each.samples for each in sources if each.source == "pi-a") >= len(published)
 
         await eventually(enough, vault)

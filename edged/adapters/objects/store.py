@@ -112,6 +112,10 @@ class Store:
             # It has been replaced and deleted meanwhile.
         raise ArchiveUnavailable(f"{self._where}/{name}: others replace it all the time; try again later")
 
+    def version(self, name: str) -> int:
+        versions = self._versions(name)
+        return versions[-1][0] if versions else 0
+
     def replace(self, name: str, content: bytes, version: int) -> bool:
         """As the port says. Each version is an object of its own: so no store needs more than put-if-absent.
 

@@ -1,4 +1,5 @@
-"""The archive's store: Parquet files on a file system that fsspec reaches.
+"""The archive's store: Parquet files in any `ports.ObjectStore`.
 
-Belongs here: the files' format, naming, verification and retries. Does not: who asks for what (`services.archive`).
+Belongs here: what counts of them, how a source grows, the files' format, verification, migration and retries. Does not:
+who asks for what (`services.archive`).
 """

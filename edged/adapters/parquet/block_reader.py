@@ -5,20 +5,24 @@ Files are immutable, so what was read of one stays valid. See also: `file` (thei
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Executor, Future
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet.folder import CorruptFileError, File, translated
-from edged.adapters.parquet.footers import Footers
+from edged.adapters.parquet.damage import CorruptFileError, translated
+from edged.adapters.parquet.footers import File, Footers
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.columns import PackColumns
-from edged.errors import StorageError
+from edged.errors import ArchiveUnavailable, BlockAbsent, StorageError
 
 READS_AT_ONCE = 8
 """Of one call: a storage that answers after 20 ms gives 80 MB/s of blocks of 200 kB."""
+
+
+BlockOrError = PackColumns | StorageError | ArchiveUnavailable
+"""A block, or why it could not be read now."""
 
 
 class BlockPlace(NamedTuple):
@@ -55,39 +59,36 @@ class BlockCache:
             while self.num_bytes > self._max_bytes:
                 self.num_bytes -= self._blocks.popitem(last=False)[1].memory_bytes
 
-    def forget(self, file: File) -> None:
-        """The file is there no more; another may come under its name."""
+    def forget(self, stream: str, source: str) -> None:
+        """Some of the source's files are there no more; others may come under their names."""
         with self._lock:
-            for place in [place for place in self._blocks if place.file == file]:
+            for place in [each for each in self._blocks if (each.file.stream, each.file.source) == (stream, source)]:
                 self.num_bytes -= self._blocks.pop(place).memory_bytes
 
 
 class BlockReader:
     """Thread-safe. Holds the cache, and of each call in progress at most READS_AT_ONCE blocks."""
 
-    def __init__(
-        self, open_file: Callable[[File], BinaryIO], footers: Footers, threads: Executor | None, cache_bytes: int
-    ) -> None:
+    def __init__(self, footers: Footers, threads: Executor | None, cache_bytes: int) -> None:
         """`threads`: for reading ahead of the caller; without, each block is read when it is asked for."""
-        self._open_file = open_file
         self._footers = footers
         self._threads = threads
         self.cache = BlockCache(cache_bytes)
 
     def read_each(
         self, wanted: Iterable[tuple[BlockRef, File | StorageError]]
-    ) -> Generator[tuple[BlockRef, PackColumns | StorageError], None, None]:
+    ) -> Generator[tuple[BlockRef, BlockOrError], None, None]:
         """The blocks in the order of `wanted`, or the error of each. Closing drops the reads that are on their way."""
         damaged: dict[File, CorruptFileError] = {}
         if self._threads is None:
             for ref, file in wanted:
-                yield ref, self._block_or_error(file, ref.offset, damaged)
+                yield ref, self.block_or_error(file, ref.offset, damaged)
             return
-        left, ahead = iter(wanted), deque[tuple[BlockRef, Future[PackColumns | StorageError]]]()
+        left, ahead = iter(wanted), deque[tuple[BlockRef, Future[BlockOrError]]]()
         try:
             while True:
                 for ref, file in islice(left, READS_AT_ONCE - len(ahead)):
-                    ahead.append((ref, self._threads.submit(self._block_or_error, file, ref.offset, damaged)))
+                    ahead.append((ref, self._threads.submit(self.block_or_error, file, ref.offset, damaged)))
                 if not ahead:
                     return
                 ref, block = ahead.popleft()
@@ -96,15 +97,15 @@ class BlockReader:
             for _, each in ahead:
                 each.cancel()
 
-    def _block_or_error(
+    def block_or_error(
         self, file: File | StorageError, offset: int, damaged: dict[File, CorruptFileError]
-    ) -> PackColumns | StorageError:
-        """`damaged`: files whose footer is, which is not looked at again in this call."""
+    ) -> BlockOrError:
+        """The block. `damaged`: files whose footer is, which is not looked at again in this call."""
         if isinstance(file, StorageError):
             return file
         try:
             return self._block(file, offset, damaged)
-        except StorageError as error:
+        except (StorageError, ArchiveUnavailable) as error:
             return error
 
     def _block(self, file: File, offset: int, damaged: dict[File, CorruptFileError]) -> PackColumns:
@@ -118,7 +119,11 @@ class BlockReader:
         except CorruptFileError as error:
             damaged[file] = error
             raise
-        with translated(f"{file.path}, block {offset}"), self._open_file(file) as raw:
-            block = parquet_file.read_block(raw, footer, footer.contents.block_of(offset))
+        try:
+            number = footer.contents.block_of(offset)
+        except KeyError:
+            raise BlockAbsent(f"{file.stream}/{file.source}: no file holds block {offset}") from None
+        with translated(f"{self._footers.where(file)}, block {offset}"), self._footers.open(file) as raw:
+            block = parquet_file.read_block(raw, footer, number)
         self.cache.put(place, block)
         return block

@@ -25,7 +25,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -156,23 +156,90 @@ def encode(
 
     `cursors`: the highest ones before this file. `log`, `empty`: as of `ArchiveStore.append`.
     """
-    payload_is_compressed = all(sample.codec != "raw" for _, pack in packs for sample in pack.samples)
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        _COLUMNS,
-        compression=dict.fromkeys(_COLUMNS.names, "zstd") | ({"payload": "none"} if payload_is_compressed else {}),
-        use_dictionary=_DICTIONARIES,
-        write_statistics=[name for name in _COLUMNS.names if name != "payload"],
-        write_page_checksum=True,
-        store_schema=False,
-    ) as writer:
+    writer = FileWriter(sink, stream, source, is_compressed=all(_is_compressed(pack) for _, pack in packs))
+    with writer:
         for offset, pack in packs:
-            if pack.samples:
-                writer.write_table(_table(offset, pack), row_group_size=MAX_SAMPLES)
-        metadata = _metadata(stream, source, packs, gaps, cursors, log)
-        writer.add_key_value_metadata(metadata | ({"edged.empty": _json(sorted(empty))} if empty else {}))
-    return _with_digest(memoryview(sink.getvalue()))
+            writer.add(offset, pack)
+        writer.end(gaps, cursors, log, empty)
+    return with_digest(memoryview(sink.getvalue()))
+
+
+def _is_compressed(pack: Pack) -> bool:
+    return all(sample.codec != "raw" for sample in pack.samples)
+
+
+class FileWriter:
+    """Writes a file, block by block; enter it, `add` each, and `end` it. Its digest is then still to be put in.
+
+    `is_compressed`: whether all payloads are, by their own codecs.
+    """
+
+    def __init__(self, sink: Any, stream: str, source: str, *, is_compressed: bool) -> None:
+        self._stream = stream
+        self._source = source
+        self._offsets: list[int] = []
+        self._rows: list[int] = []
+        self._num_bytes: list[int] = []
+        self._digests: list[str] = []
+        self._changes: list[dict[str, list[int | str] | None]] = []
+        self._before: Mapping[str, Place] = {}
+        self._highest: Mapping[str, int] = {}
+        self._writer = pq.ParquetWriter(
+            sink,
+            _COLUMNS,
+            compression=dict.fromkeys(_COLUMNS.names, "zstd") | ({"payload": "none"} if is_compressed else {}),
+            use_dictionary=_DICTIONARIES,
+            write_statistics=[name for name in _COLUMNS.names if name != "payload"],
+            write_page_checksum=True,
+            store_schema=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._writer.close()
+
+    def add(self, offset: int, pack: Pack) -> None:
+        """Write the next block."""
+        if pack.samples:
+            self._writer.write_table(_table(offset, pack), row_group_size=MAX_SAMPLES)
+        self._offsets.append(offset)
+        self._rows.append(len(pack.samples))
+        self._num_bytes.append(pack.num_bytes)
+        self._digests.append(digest(pack))
+        self._changes.append(_changes(self._before, pack.cursors))
+        self._before = pack.cursors
+        self._highest = cursor_rules.advance(self._highest, pack)
+
+    def end(
+        self,
+        gaps: Sequence[Gap],
+        cursors: Mapping[str, int],
+        log: SourceLog = UNKNOWN_LOG,
+        empty: Sequence[Gap] = (),
+    ) -> None:
+        """Write what the footer says; see `encode`."""
+        highest = {name: max(cursors.get(name, 0), self._highest.get(name, 0)) for name in [*cursors, *self._highest]}
+        blocks = {
+            "rows": self._rows,
+            "bytes": self._num_bytes,
+            "sha256": self._digests,
+            "cursors": self._changes,
+        }
+        metadata = {
+            "edged.schema": _SCHEMA_VERSION,
+            "edged.stream": self._stream,
+            "edged.source": self._source,
+            "edged.offsets": _json(covered(self._offsets, gaps)),
+            "edged.gaps": _json(sorted(gaps)),
+            "edged.log": _json(source_log.to_json(log)),
+            "edged.blocks": _json(blocks),
+            "edged.cursors": _json(highest),
+            "edged.sha256": _NO_DIGEST.decode(),
+        }
+        self._writer.add_key_value_metadata(metadata | ({"edged.empty": _json(sorted(empty))} if empty else {}))
 
 
 def _table(offset: int, pack: Pack) -> pa.Table:
@@ -195,40 +262,6 @@ def _table(offset: int, pack: Pack) -> pa.Table:
     )
 
 
-def _metadata(
-    stream: str,
-    source: str,
-    packs: Sequence[tuple[int, Pack]],
-    gaps: Sequence[Gap],
-    cursors: Mapping[str, int],
-    log: SourceLog = UNKNOWN_LOG,
-) -> dict[str, str]:
-    highest = dict(cursors)
-    changes: list[dict[str, list[int | str] | None]] = []
-    before: Mapping[str, Place] = {}
-    for _, pack in packs:
-        highest = cursor_rules.advance(highest, pack)
-        changes.append(_changes(before, pack.cursors))
-        before = pack.cursors
-    blocks = {
-        "rows": [len(pack.samples) for _, pack in packs],
-        "bytes": [pack.num_bytes for _, pack in packs],
-        "sha256": [digest(pack) for _, pack in packs],
-        "cursors": changes,
-    }
-    return {
-        "edged.schema": _SCHEMA_VERSION,
-        "edged.stream": stream,
-        "edged.source": source,
-        "edged.offsets": _json(covered([offset for offset, _ in packs], gaps)),
-        "edged.gaps": _json(sorted(gaps)),
-        "edged.log": _json(source_log.to_json(log)),
-        "edged.blocks": _json(blocks),
-        "edged.cursors": _json(highest),
-        "edged.sha256": _NO_DIGEST.decode(),
-    }
-
-
 def _changes(before: Mapping[str, Place], after: Mapping[str, Place]) -> dict[str, list[int | str] | None]:
     removed: dict[str, list[int | str] | None] = dict.fromkeys(before.keys() - after.keys())
     return removed | {name: places.to_json(place) for name, place in after.items() if before.get(name) != place}
@@ -238,7 +271,8 @@ def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
-def _with_digest(blob: memoryview) -> list[bytes | memoryview]:
+def with_digest(blob: memoryview) -> list[bytes | memoryview]:
+    """The bytes of a file, in pieces, with its digest."""
     footer_start = len(blob) - _footer_bytes(bytes(blob[-8:]))
     start = footer_start + _digest_index(bytes(blob[footer_start:]))
     sha256 = hashlib.sha256(blob).hexdigest().encode()

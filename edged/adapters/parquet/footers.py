@@ -1,99 +1,152 @@
-"""Footers of the archive's files, read once: the newest few whole, and of every file what snapshots need.
+"""Footers of the archive's files: the newest few that were read are kept whole.
 
 Files are immutable, so what was read of one stays valid. See also: `file` (what is in a footer).
 """
 
+import io
 import threading
 from collections import OrderedDict
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet.file import Footer
-from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
+from edged.adapters.parquet.damage import CorruptFileError, translated
+from edged.adapters.parquet.file import Contents, Footer
+from edged.adapters.parquet.object_file import ObjectFile
 from edged.domain.archive.coverage import num_offsets
-from edged.domain.archive.source_log import Origin
-from edged.errors import FormatError, StorageError
-from edged.log import ThrottledLog
+from edged.domain.archive.layout import FileName
+from edged.domain.archive.segment_index import IndexedFile
+from edged.errors import FormatError
+from edged.ports import ObjectStore
 
 MAX_FOOTERS = 16
 """Footers kept with their digests; about 0.2 MB each."""
 
 
-class Columns(NamedTuple):
-    """What snapshots need of a file, kept for every file: 20 bytes per block.
+_MAX_SIZES = 4096
 
-    `lost`: offsets of records in its gaps. `origin`: of its blocks.
-    """
 
-    offset: Any
-    rows: Any
-    num_bytes: Any
-    lost: int
-    origin: Origin
+class File(NamedTuple):
+    """A file: the object's name, whose it is, what its own name says, and its bytes."""
+
+    path: str
+    stream: str
+    source: str
+    name: FileName
+    size: int
 
 
 class Footers:
     """A cache of footers; thread-safe."""
 
-    def __init__(self, folder: ArchiveFolder) -> None:
-        self._folder = folder
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
         self._lock = threading.Lock()
-        self._lines = ThrottledLog()
-        self._columns: dict[File, Columns | None] = {}
         self._footers: OrderedDict[File, Footer] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        """Of files that have another one than an index says."""
 
     def __len__(self) -> int:
         return len(self._footers)
 
+    def where(self, file: File) -> str:
+        """The file, for messages."""
+        return f"{self._objects.where}/{file.path}"
+
+    def open(self, file: File) -> BinaryIO:
+        """The file's bytes."""
+        return cast("BinaryIO", ObjectFile(self._objects, file.path, self._sizes.get(file.path, file.size)))
+
     def footer(self, file: File) -> Footer:
-        """The file's footer. Raises StorageError, ArchiveUnavailable."""
+        """The file's footer. Raises StorageError (BlockAbsent when it is gone), ArchiveUnavailable."""
         with self._lock:
             if file in self._footers:
                 self._footers.move_to_end(file)
                 return self._footers[file]
-        with translated(file.path), self._folder.open(file) as raw:
-            footer = read_footer(raw, file)
+        try:
+            footer = self._read(file)
+        except CorruptFileError:
+            if not self._has_another_size(file):
+                raise
+            footer = self._read(file)
+        self._keep(file, footer)
+        return footer
+
+    def _read(self, file: File) -> Footer:
+        with translated(self.where(file)), self.open(file) as raw:
+            return read_footer(raw, file)
+
+    def _has_another_size(self, file: File) -> bool:
+        """Whether it has by now: another engine wrote it again, or it was restored."""
+        size = self._objects.size(file.path)
+        if size is None or size == self._sizes.get(file.path, file.size):
+            return False
         with self._lock:
-            self._footers[file] = footer
-            while len(self._footers) > MAX_FOOTERS:
-                self._footers.popitem(last=False)
+            if len(self._sizes) >= _MAX_SIZES:
+                self._sizes.clear()
+            self._sizes[file.path] = size
+        return True
+
+    def of_new(self, file: File, pieces: Sequence[bytes | memoryview]) -> Footer:
+        """The footer of a file that is about to be written."""
+        with translated(file.path), io.BytesIO(_tail(pieces, file.size)) as raw:
+            footer = read_footer(raw, file)
+        self._keep(file, footer)
         return footer
 
     def forget(self, file: File) -> None:
         """The file is there no more; another may come under its name."""
         with self._lock:
-            self._columns.pop(file, None)
             self._footers.pop(file, None)
 
-    def columns(self, stream: str, file: File) -> Columns | None:
-        """The file's columns; None, and a line, when its footer cannot be read: for good when it is corrupt."""
+    def _keep(self, file: File, footer: Footer) -> None:
         with self._lock:
-            if file in self._columns:
-                return self._columns[file]
-        columns = None
-        try:
-            contents = self.footer(file).contents
-            lost = num_offsets(contents.gaps) - num_offsets(contents.empty)
-            origin = Origin(contents.first, contents.log.name, contents.log.base)
-            columns = Columns(contents.offsets, contents.rows, contents.num_bytes, lost, origin)
-        except StorageError as error:
-            self._folder.check()  # no file is left out while the whole archive is away
-            *_, source, _ = file.path.split("/")
-            self._lines.error("archive.unreadable", (stream, source), stream=stream, source=source, reason=str(error))
-            if not isinstance(error, CorruptFileError):
-                return None
-        with self._lock:
-            self._columns[file] = columns
-        return columns
+            self._footers[file] = footer
+            while len(self._footers) > MAX_FOOTERS:
+                self._footers.popitem(last=False)
 
 
 def read_footer(raw: BinaryIO, file: File) -> Footer:
     """The file's footer. Raises FormatError unless it agrees with the names of the file and its folders."""
     metadata = pq.read_metadata(raw)
     contents = parquet_file.contents_of(metadata)
-    *_, stream, source, _ = file.path.split("/")
-    if (contents.stream, contents.source, contents.first, contents.next) != (stream, source, file.first, file.next):
+    end = contents.next if file.name.next is None else file.name.next
+    said = contents.stream, contents.source, contents.first, contents.next
+    if said != (file.stream, file.source, file.name.first, end):
         raise FormatError("the file's content belongs under another name")
     return Footer(metadata, contents)
+
+
+def indexed(file: File, contents: Contents, first: int) -> IndexedFile:
+    """The file as an index names it, which counts from `first` on."""
+    blocks = slice(int(contents.offsets.searchsorted(first)), None)
+    return IndexedFile(
+        file.name.generation,
+        file.name.first,
+        first,
+        contents.next,
+        file.size,
+        contents.log.name,
+        contents.log.base,
+        num_offsets(contents.gaps) - num_offsets(contents.empty),
+        0,
+        False,
+        contents.offsets[blocks],
+        contents.rows[blocks].astype("int64"),
+        contents.num_bytes[blocks],
+    )
+
+
+def _tail(pieces: Sequence[bytes | memoryview], size: int) -> bytes:
+    """The last bytes of a file of these pieces, with its footer; Parquet readers need no others for it."""
+    last = b"".join(memoryview(piece)[-8:] for piece in pieces)[-8:]
+    wanted = min(size, int.from_bytes(last[:4], "little") + 8)
+    kept: list[bytes | memoryview] = []
+    for piece in reversed(pieces):
+        if wanted <= 0:
+            break
+        kept.insert(0, memoryview(piece)[-wanted:])
+        wanted -= len(kept[0])
+    return b"PAR1" + b"".join(kept)

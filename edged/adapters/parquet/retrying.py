@@ -13,7 +13,7 @@ from edged.domain.archive import quarantine
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, SourceRefused, StorageError
+from edged.errors import ArchiveConflict, ArchiveUnavailable, SourceRefused, StorageError
 from edged.hanging import degraded_while_hanging
 from edged.log import logger
 from edged.ports import ArchiveStore, Health, NotArchived, SourceEnd
@@ -107,7 +107,7 @@ class RetryingArchive:
             try:
                 with degraded_while_hanging(self._health, PART):
                     result = await run_in_worker(function, *args)
-            except (DiskFull, ArchiveUnavailable) as error:
+            except ArchiveUnavailable as error:
                 self._health.degraded(PART, str(error))
                 await self._backoff.wait()
             except StorageError as error:

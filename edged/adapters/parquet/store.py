@@ -1,36 +1,48 @@
-"""The port `ArchiveStore` on Parquet files.
+"""The port `ArchiveStore` on Parquet files, in any `ports.ObjectStore`.
 
-See also: `folder` (where files are and how they become durable), `file` (their format), `footers` (what is kept of
-them in memory), `verify`.
+See also: `domain.archive.layout` (where things are), `chain` (what counts), `writing` (how a source grows), `file`
+(the files' format), `verify`.
 """
 
 import contextlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
-
+from edged.adapters.parquet import aside, marker
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet import verify
 from edged.adapters.parquet.block_reader import BlockReader
-from edged.adapters.parquet.folder import LEADS_OUT, ArchiveFolder, CorruptFileError, File, Search, translated
+from edged.adapters.parquet.chain import Chain, Source
+from edged.adapters.parquet.columns import Columns, of_chain
+from edged.adapters.parquet.compact import Compacted, Compaction
+from edged.adapters.parquet.damage import CorruptFileError, translated
 from edged.adapters.parquet.footers import Footers
-from edged.adapters.parquet.verify import Check, Finding
-from edged.domain.archive import quarantine
+from edged.adapters.parquet.indexes import Indexes, floor_name, index_name
+from edged.adapters.parquet.search import Search
+from edged.adapters.parquet.verify import Check, Finding, Verification
+from edged.adapters.parquet.writing import Writer
+from edged.domain.archive import layout, quarantine
 from edged.domain.archive.coverage import Gap, covered
+from edged.domain.archive.packing import PACKED_BYTES
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
-from edged.domain.archive.source_log import UNKNOWN_LOG, Origin, SourceLog, named
+from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.address import ArchivedAddress
 from edged.domain.samples.border import Border, check_sample
 from edged.domain.samples.columns import PackColumns
 from edged.domain.samples.pack import Pack, of_columns
 from edged.domain.samples.sample import Address
-from edged.errors import ArchiveConflict, BlockAbsent, RejectedRecord, StorageError
-from edged.log import ThrottledLog
-from edged.ports import MAX_KEPT_RECORDS, NotArchived, SourceEnd
+from edged.errors import ArchiveFull, ArchiveUnavailable, BlockAbsent, RejectedRecord, StorageError
+from edged.log import ThrottledLog, logger
+from edged.ports import MAX_KEPT_RECORDS, NotArchived, ObjectStore, SourceEnd
+
+GRACE_S = 86_400.0
+"""Longer than any epoch takes: who has begun one reads by an index of its time."""
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,51 +61,82 @@ class SourceSummary:
     lost: int
 
 
-class ParquetStore:
-    """The archive under `url` (file:///srv/edged, s3://bucket/edged, hdfs://…, memory://…).
+class _Known:
+    """A source, and what counted of it when it was looked at last."""
 
-    Thread-safe. One writer for each source. Foreign file systems must put a file atomically under its name, as object
-    stores and HDFS clients do; a local one gets a temporary name, fsync and rename. Raises StorageError (DiskFull when
-    that is the reason), and ArchiveUnavailable for a broken connection or while the folder does not exist or is not
-    marked as an archive. `create` marks it.
+    def __init__(self, source: Source, writer: Writer) -> None:
+        self.source = source
+        self.writer = writer
+        self.lock = threading.RLock()
+        self.chain: Chain | None = None
+
+
+class ParquetStore:
+    """The archive in `objects`. Thread-safe.
+
+    `site`: whose it is to be; None takes any. Raises StorageError, and ArchiveUnavailable while the place does not
+    answer, or is no archive of this site; `create` makes it one. What one object refuses while the place answers is
+    that source's StorageError, after a second try.
     """
 
-    def __init__(self, url: str, threads: Executor | None = None, cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        site: str | None = None,
+        threads: Executor | None = None,
+        cache_bytes: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """`threads`: read several blocks at once, see `BlockReader`; `cache_bytes`: blocks kept in memory."""
-        self._folder = ArchiveFolder(url)
-        self._footers = Footers(self._folder)
-        self._blocks = BlockReader(self._folder.open, self._footers, threads, cache_bytes)
+        self._objects = objects
+        self._site = site
+        self._threads = threads
+        self._cache_bytes = cache_bytes
+        self._clock = clock
         self._lines = ThrottledLog()
+        self._lock = threading.Lock()
+        self._id = ""
+        self._is_probed = False
+        self._forget()
 
     def create(self, site: str) -> bool:
-        """Make the folder if necessary, and mark it as the archive of `site`; False when it is an archive already."""
-        return self._folder.create(site)
+        """Make the place if necessary, and mark it as the archive of `site`; False when it is an archive already."""
+        self._objects.create()
+        if marker.write(self._objects, marker.new(site)):
+            return True
+        found = marker.read(self._objects)
+        if found is not None and found.format not in marker.MIGRATED_FROM:
+            marker.check(self._objects, self._site)
+        return False
 
     def check(self) -> None:
-        """Raise ArchiveUnavailable while the folder is no archive, StorageError for one of another version."""
-        self._folder.check()
+        """Raise ArchiveUnavailable while the place is no archive of this site, StorageError for another version's."""
+        found = marker.check(self._objects, self._site)
+        with self._lock:
+            is_another = self._id not in {"", found.id}
+            self._id = found.id
+            if is_another:
+                self._forget()
 
     def ends(self, stream: str) -> dict[str, int]:
         self.check()
-        files = {source: self._folder.files(stream, source) for source in self._folder.sources(stream)}
-        return {source: of_source[-1].next for source, of_source in files.items() if of_source}
+        known = [self._known(stream, source) for source in self.source_names(stream)]
+        chains = {each.source.name: self._of_source(lambda each=each: self._grown(each)) for each in known}  # type: ignore[misc]
+        self.check()
+        return {source: chain.end for source, chain in chains.items() if chain is not None and chain.has_files}
 
     def end(self, stream: str, source: str) -> SourceEnd:
         self.check()
-        files = self._folder.files(stream, source)
-        newest, damage = self._newest_readable(files)
-        cursors = self._footers.footer(newest).contents.cursors if newest else {}
-        next_offset = files[-1].next if files else 0
-        log = self._footers.footer(newest).contents.log if newest else UNKNOWN_LOG
-        cursors_end = newest.next if newest else files[0].first if files else 0
-        return SourceEnd(next_offset, dict(cursors), cursors_end, damage, log)
+        known = self._known(stream, source)
+        return self._of_source(lambda: self._end(known))
 
     def set_aside(self, stream: str, source: str, offset: int) -> None:
-        for file in self._folder.files(stream, source):
-            if file.first >= offset:
-                self._folder.set_aside(file)
-                self._footers.forget(file)
-                self._blocks.cache.forget(file)
+        self.check()
+        known = self._known(stream, source)
+        with known.lock:
+            known.chain = None
+            self._of_source(lambda: known.writer.set_aside(offset))
+        self._blocks.cache.forget(stream, source)
 
     def append(
         self,
@@ -106,37 +149,28 @@ class ParquetStore:
     ) -> None:
         first, end = covered([offset for offset, _ in packs], gaps)
         self.check()
-        files = self._folder.files(stream, source)
-        if files and (files[-1].first, files[-1].next) == (first, end):
-            files = files[:-1]
-        if files and files[-1].next != first:
-            raise ArchiveConflict(f"{stream}/{source} continues at offset {files[-1].next}, not at {first}")
-        newest, _ = self._newest_readable(files)
-        before = self._footers.footer(newest).contents.cursors if newest else {}
-        pieces = parquet_file.encode(stream, source, packs, gaps, before, log, empty)
-        self._folder.write(stream, source, f"{first:020d}-{end:020d}.parquet", pieces)
+        known = self._known(stream, source)
+
+        def encode(cursors: Mapping[str, int]) -> Sequence[bytes | memoryview]:
+            return parquet_file.encode(stream, source, packs, gaps, cursors, log, empty)
+
+        def append() -> None:
+            chain, known.chain = known.chain, None
+            known.chain = known.writer.append(chain, first, end, encode)
+
+        with known.lock:
+            self._of_source(append)
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
-        wanted = self._readable_ends(stream)
+        chains = self._readable_chains(stream)
+        wanted = {source: chain.end for source, chain in chains.items()}
         if ends is not None:
-            wanted = {name: min(ends[name], end) for name, end in wanted.items() if name in ends}
-        sources = tuple(sorted(wanted.keys() - OVERLAY_SOURCES))
-        columns: list[list[Any]] = [[np.zeros(0, np.int64)] for _ in range(4)]
-        origins: dict[str, list[Origin]] = {}
-        for number, name in enumerate(sources):
-            start = 0
-            for file in self._folder.known_files(stream, name):
-                of_file = self._footers.columns(stream, file)
-                if of_file is not None and file.first < wanted[name]:
-                    origins.setdefault(name, []).append(of_file.origin)
-                    cut = slice(*np.searchsorted(of_file.offset, [max(start, file.first), wanted[name]]).tolist())
-                    part = (np.full(len(of_file.offset), number), of_file.offset, of_file.rows, of_file.num_bytes)
-                    for column, values in zip(columns, part, strict=True):
-                        column.append(values[cut])
-                start = file.next
-        numbers, offsets, rows, num_bytes = (np.concatenate(column, dtype=np.int64) for column in columns)
-        kept = {name: each for name, of_source in origins.items() if (each := named(of_source))}
-        snapshot = Snapshot(sources, numbers, offsets, rows, num_bytes, wanted, origins=kept)
+            wanted = {name: min(end, ends[name]) for name, end in wanted.items() if name in ends}
+        columns = Columns()
+        for name in sorted(wanted.keys() - OVERLAY_SOURCES):
+            source = self._known(stream, name).source
+            columns.add(name, of_chain(source, chains[name], wanted[name], self._unreadable))
+        snapshot = columns.snapshot(wanted)
         records = self.quarantine_records(stream, wanted.get(QUARANTINE_SOURCE, 0))
         return quarantine.laid_over(snapshot, quarantine.in_effect(records))
 
@@ -156,16 +190,16 @@ class ParquetStore:
 
     def keep_record(self, stream: str, source: str, offset: int, record: bytes, why: NotArchived) -> str:
         self.check()
-        return self._folder.keep_aside(stream, source, f"{offset:020d}.{why}", record, MAX_KEPT_RECORDS)
+        place, name = self._known(stream, source).source, f"{offset:020d}.{why}"
+        return self._of_source(lambda: aside.keep_record(self._objects, place, name, record, MAX_KEPT_RECORDS))
 
     def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
         self.check()
         found: list[Address] = []
-        for source in self._folder.sources(stream):
-            for file in self._folder.files(stream, source):
-                with translated(file.path), self._folder.open(file) as raw:
-                    places = parquet_file.find(raw, (device, partition, offset))
-                found += [Address(source, *place) for place in places if source not in OVERLAY_SOURCES]
+        for name in self.source_names(stream):
+            if name not in OVERLAY_SOURCES:
+                known = self._known(stream, name)
+                found += self._of_source(lambda known=known: self._found(known, (device, partition, offset)))  # type: ignore[misc]
         return found
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
@@ -178,21 +212,61 @@ class ParquetStore:
     def read_each(
         self, stream: str, refs: Sequence[BlockRef]
     ) -> Generator[tuple[BlockRef, PackColumns | StorageError], None, None]:
-        search = Search(self._folder, stream)
-        with contextlib.closing(self._blocks.read_each((ref, _found(search, ref)) for ref in refs)) as blocks:
+        search = Search(stream, self)
+        with contextlib.closing(self._blocks.read_each((ref, search.file(ref)) for ref in refs)) as blocks:
             for ref, block in blocks:
-                if isinstance(block, StorageError) and not isinstance(block, BlockAbsent):
-                    self.check()  # no block is lost while the whole archive is away
-                yield ref, block
+                yield ref, self._tried_again(search, ref, block)
+
+    def _tried_again(
+        self, search: Search, ref: BlockRef, block: PackColumns | StorageError | ArchiveUnavailable
+    ) -> PackColumns | StorageError:
+        """The block; once more, if it was not there any more, or could not be read while the archive can."""
+        if isinstance(block, PackColumns):
+            return block
+        if not isinstance(block, BlockAbsent):
+            self.check()  # no block is lost while the whole archive is away
+        if isinstance(block, ArchiveUnavailable) or (isinstance(block, BlockAbsent) and search.look_again(ref)):
+            again = self._blocks.block_or_error(search.file(ref), ref.offset, {})
+            if isinstance(again, (StorageError, ArchiveUnavailable)):
+                self.check()
+            return StorageError(str(again)) if isinstance(again, ArchiveUnavailable) else again
+        return block
 
     def remove_leftovers(self, stream: str, source: str) -> None:
-        self._folder.remove_leftovers(stream, source)
+        folder = layout.source_folder(stream, source)
+
+        def sweep() -> None:
+            swept = [floor_name(folder), f"{folder}/{layout.ASIDE}"]
+            for segment in layout.segments(self._objects.folders(folder))[-1:]:
+                swept += [f"{folder}/{layout.segment_name(segment)}", index_name(folder, segment)]
+            for each in swept:
+                self._objects.sweep(each)
+
+        self.check()
+        self._probe()
+        self._of_source(sweep)
 
     def summaries(self, stream: str | None = None) -> list[SourceSummary]:
         """What each source holds, sorted by stream and source."""
         self.check()
-        streams = self._streams(stream)
-        return [self._summary(name, source) for name in streams for source in sorted(self._readable_ends(name))]
+        return [
+            self._summary(name, source, chain)
+            for name in self._streams(stream)
+            for source, chain in sorted(self._readable_chains(name).items())
+        ]
+
+    def files(self, stream: str | None = None) -> Iterator[str]:
+        """The names of the files that count, by stream, source and offset; no block is in two of them.
+
+        Without damaged ones, and without the quarantine's. Those that are packed meanwhile stay for the grace.
+        """
+        for name in self._streams(stream):
+            for source, chain in sorted(self._readable_chains(name).items()):
+                if source not in OVERLAY_SOURCES:
+                    place = self._known(name, source).source
+                    place.forget_indexes(chain)
+                    counted = (file for file in place.files_back(place.chain() or chain) if not file.is_damaged)
+                    yield from reversed([place.file(file).path for file in counted])
 
     def verify(self, stream: str | None = None, border: Border | None = None) -> Iterator[Finding]:
         """Read everything again, block by block, and give what is wrong. Known gaps are not: summaries count them.
@@ -200,11 +274,161 @@ class ParquetStore:
         With `border` also the samples that it refuses, unless they are in quarantine.
         """
         self.check()
-        if stream is None:
-            yield from (Finding("foreign", path, LEADS_OUT) for path in self._folder.streams_elsewhere())
+        for name in self._objects.folders() if stream is None else [stream]:
+            if not layout.is_stream(name):
+                continue
+            try:
+                sources = self._of_source(lambda name=name: self._objects.folders(name))  # type: ignore[misc]
+            except StorageError as error:
+                path = f"{self._objects.where}/{name}"
+                yield Finding("foreign", path, str(error).removeprefix(f"{path} "))
+                continue
+            for source in filter(layout.is_source, sources):
+                known = self._known(name, source)
+                check = self._check_of(name, source, border)
+                try:
+                    chain = self._of_source(known.source.chain)
+                except StorageError as error:
+                    kind = "corrupt" if isinstance(error, CorruptFileError) else "foreign"
+                    yield Finding(kind, f"{self._objects.where}/{known.source.folder}", str(error))
+                else:
+                    verification = Verification(self._objects, known.source, chain, self._indexes, self._footers, check)
+                    yield from verification.findings()
+
+    def compact(
+        self, stream: str | None = None, grace_s: float = GRACE_S, packed_bytes: int = PACKED_BYTES
+    ) -> Iterator[Compacted]:
+        """Pack small files into large ones, step by step; those that they replace are kept for the grace."""
+        self.check()
         for name in self._streams(stream):
-            for source in self._folder.sources(name):
-                yield from verify.verify_source(self._folder, name, source, self._check_of(name, source, border))
+            for source in self.source_names(name):
+                known = self._known(name, source)
+                chain = self._of_source(known.source.chain)
+                if chain is not None:
+                    compaction = Compaction(
+                        self._objects, known.source, self._indexes, self._footers, self._now_ms, packed_bytes
+                    )
+                    yield from compaction.steps(chain, int(grace_s * 1000))
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _probe(self) -> None:
+        """Try the place out, once, before it is written to. Raises ArchiveUnavailable where it breaks a promise."""
+        if not self._is_probed:
+            notes = self._objects.probe()
+            self._is_probed = True
+            for note in notes:
+                logger().warning("archive.place", place=self._objects.where, reason=note)
+
+    def _forget(self) -> None:
+        self._indexes = Indexes(self._objects)
+        self._footers = Footers(self._objects)
+        self._blocks = BlockReader(self._footers, self._threads, self._cache_bytes)
+        self._known_sources: dict[tuple[str, str], _Known] = {}
+
+    def _known(self, stream: str, source: str) -> _Known:
+        with self._lock:
+            if (stream, source) not in self._known_sources:
+                place = Source(self._objects, self._indexes, self._footers, stream, source)
+                writer = Writer(self._objects, self._indexes, self._footers, place, self._clock)
+                self._known_sources[stream, source] = _Known(place, writer)
+            return self._known_sources[stream, source]
+
+    def _streams(self, stream: str | None = None) -> list[str]:
+        """The streams that can be looked into."""
+        found = []
+        for name in filter(layout.is_stream, self._objects.folders()) if stream is None else [stream]:
+            with contextlib.suppress(StorageError):  # a link that leads out: verify reports it
+                self.source_names(name)
+                found.append(name)
+        return found
+
+    def source_names(self, stream: str) -> list[str]:
+        """The stream's sources that are there now."""
+        if not layout.is_stream(stream):
+            raise StorageError(f"{stream!r}: not names of a stream and a source")
+        return list(filter(layout.is_source, self._of_source(lambda: self._objects.folders(stream))))
+
+    def _grown(self, known: _Known, *, afresh: bool = False) -> Chain | None:
+        """What counts of the source now."""
+        with known.lock:
+            before, known.chain = known.chain, None
+            known.chain = known.source.chain() if before is None or afresh else known.source.grown(before)
+            return known.chain
+
+    def _readable_chains(self, stream: str) -> dict[str, Chain]:
+        """What counts of each source with files; without those that cannot be read: the others are not missing."""
+        self.check()
+        chains: dict[str, Chain] = {}
+        for name in self.source_names(stream):
+            known = self._known(stream, name)
+            try:
+                chain = self._of_source(lambda known=known: self._grown(known))  # type: ignore[misc]
+            except StorageError as error:
+                if name in OVERLAY_SOURCES:
+                    raise
+                self._unreadable(known.source, error)
+                continue
+            if chain is not None and chain.hidden is not None:
+                self._unreadable(known.source, chain.hidden)
+            if chain is not None and chain.has_files:
+                chains[name] = chain
+        self.check()  # all is absent where a file system has been unmounted meanwhile
+        return chains
+
+    def _unreadable(self, source: Source, error: StorageError) -> None:
+        where = source.stream, source.name
+        self._lines.error("archive.unreadable", where, stream=source.stream, source=source.name, reason=str(error))
+
+    def _end(self, known: _Known) -> SourceEnd:
+        chain = self._grown(known, afresh=True)
+        if chain is None:
+            return SourceEnd(0, {}, 0)
+        if chain.hidden is not None:
+            raise chain.hidden
+        file, footer, damage = known.writer.newest_readable(chain)
+        if file is None or footer is None:
+            return SourceEnd(chain.end, {}, chain.floor.first, damage)
+        return SourceEnd(chain.end, dict(footer.contents.cursors), file.next, damage, footer.contents.log)
+
+    def _found(self, known: _Known, identity: tuple[str, int, int]) -> list[Address]:
+        chain = self._grown(known, afresh=True)
+        if chain is not None:
+            known.source.forget_indexes(chain)  # each file that they name is opened
+        found: list[Address] = []
+        for file in () if chain is None else known.source.files_back(chain):
+            place = known.source.file(file)
+            with translated(self._footers.where(place)), self._footers.open(place) as raw:
+                places = parquet_file.find(raw, identity)
+            found[:0] = [Address(known.source.name, *each) for each in places if file.first <= each[0] < file.next]
+        return found
+
+    def seen(self, stream: str, source: str) -> tuple[Source, Chain] | None:
+        """As of `search.Finder`."""
+        with self._lock:
+            known = self._known_sources.get((stream, source))
+        return None if known is None or known.chain is None else (known.source, known.chain)
+
+    def seen_afresh(self, stream: str, source: str) -> tuple[Source, Chain] | None:
+        """As of `search.Finder`."""
+        known = self._known(stream, source)
+        chain = self._of_source(lambda: self._grown(known, afresh=True))
+        return None if chain is None else (known.source, chain)
+
+    def _of_source(self, act: Callable[[], R]) -> R:
+        """Do it; what fails twice while the archive as a whole answers is a StorageError, of this source alone."""
+        try:
+            return act()
+        except ArchiveFull:
+            raise
+        except ArchiveUnavailable:
+            self.check()
+        try:
+            return act()
+        except ArchiveUnavailable as error:
+            self.check()
+            raise StorageError(str(error)) from error
 
     def _check_of(self, stream: str, source: str, border: Border | None) -> Check:
         if source == QUARANTINE_SOURCE:
@@ -227,60 +451,29 @@ class ParquetStore:
 
         return refused
 
-    def _readable_ends(self, stream: str) -> dict[str, int]:
-        """As `ends`, without sources whose folder cannot be read: theirs are missing, and the others' are not."""
-        self.check()
-        ends: dict[str, int] = {}
-        for source in self._folder.sources(stream):
-            try:
-                files = self._folder.files(stream, source)
-            except StorageError as error:
-                if source in OVERLAY_SOURCES:
-                    raise
-                self.check()
-                where = stream, source
-                self._lines.error("archive.unreadable", where, stream=stream, source=source, reason=str(error))
-            else:
-                ends |= {source: files[-1].next} if files else {}
-        return ends
-
-    def _newest_readable(self, files: Sequence[File]) -> tuple[File | None, str]:
-        """The newest file whose footer can be read, and what is wrong with the one after it."""
-        damage = ""
-        for file in reversed(files):
-            try:
-                self._footers.footer(file)
-            except CorruptFileError as error:
-                damage = str(error)
-            else:
-                return file, damage
-        return None, damage
-
-    def _streams(self, stream: str | None) -> list[str]:
-        return self._folder.streams() if stream is None else [stream]
-
-    def _summary(self, stream: str, source: str) -> SourceSummary:
-        files = self._folder.known_files(stream, source)
-        readable = [columns for file in files if (columns := self._footers.columns(stream, file)) is not None]
+    def _summary(self, stream: str, name: str, chain: Chain) -> SourceSummary:
+        source = self._known(stream, name).source
+        files = stored_bytes = lost = 0
+        first = chain.end
+        for index in source.indexes_back(chain):
+            files, stored_bytes = files + len(index), stored_bytes + int(index.size.sum())
+            lost, first = lost + int(index.lost.sum()), int(index.first[0])
+        for file in chain.tail:
+            files, stored_bytes, lost = files + 1, stored_bytes + file.size, lost + file.lost
+            first = min(first, file.first)
+        of_blocks = of_chain(source, chain, chain.end, self._unreadable)
         return SourceSummary(
             stream,
-            source,
-            len(files),
-            sum(len(columns.rows) for columns in readable),
-            sum(int(columns.rows.sum()) for columns in readable),
-            sum(int(columns.num_bytes.sum()) for columns in readable),
-            sum(file.size for file in files),
-            files[0].first,
-            files[-1].next,
-            sum(columns.lost for columns in readable),
+            name,
+            files,
+            len(of_blocks.offset),
+            int(of_blocks.rows.sum()),
+            int(of_blocks.num_bytes.sum()),
+            stored_bytes,
+            max(first, chain.floor.first),
+            chain.end,
+            lost,
         )
-
-
-def _found(search: Search, ref: BlockRef) -> File | StorageError:
-    try:
-        return search.find(ref)
-    except StorageError as error:
-        return error
 
 
 def _check_records(_offset: int, pack: Pack) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """`edged archive`: make the archive, bring data sets in and out, list and verify, take samples out of training.
 
-See also: `data_set` (import), `export`, `migrate`, `quarantine`.
+See also: `data_set` (import), `export`, `compact`, `migrate`, `quarantine`.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edged import topology_file
+from edged.cli.archive import compact as archive_compact
 from edged.cli.archive import data_set
 from edged.cli.archive import export as archive_export
 from edged.cli.archive import migrate as archive_migrate
@@ -30,10 +31,10 @@ from edged.errors import ArchiveUnavailable, FormatError, StorageError
 if TYPE_CHECKING:  # Parquet and images are imported when they are needed
     from edged.adapters.parquet.store import ParquetStore, SourceSummary
 
-SUMMARY = "make the archive, import and export data sets, list and verify it, take samples out of training"
+SUMMARY = "make the archive, import and export data sets, list, verify and compact it, take samples out of training"
 
 _FINDINGS = 1
-_WRITING = {"init", "import", "migrate", "quarantine", "release"}
+_WRITING = {"init", "import", "compact", "migrate", "quarantine", "release"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +56,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     take.set_defaults(act=_export)
 
     listing = actions.add_parser("ls", help="what the archive holds of each source")
+    listing.add_argument("--files", action="store_true", help="the files that count, for other readers of Parquet")
     listing.set_defaults(act=_ls)
     verify = actions.add_parser("verify", help="read everything and report what is wrong; exit 1 when something is")
     verify.set_defaults(act=_verify)
+
+    pack = actions.add_parser("compact", help="pack small files into large ones, while edges train from them")
+    archive_compact.add_options(pack)
+    pack.set_defaults(act=_compact)
 
     migrate = actions.add_parser("migrate", help="bring an archive of an older edged to this one's format")
     migrate.set_defaults(act=_migrate)
@@ -69,13 +75,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     release = actions.add_parser("release", help="bring them back")
     release.set_defaults(act=_change, quarantine_action="release")
 
-    for action in (init, bring, take, listing, verify, migrate, take_out, release):
+    for action in (init, bring, take, listing, verify, pack, migrate, take_out, release):
         add_topology(action)
     for action in (take_out, release):
         archive_quarantine.add_addresses(action)
     for action in (bring, take):
         action.add_argument("--stream", metavar="NAME", help="which stream (the one trained on)")
-    for action in (listing, verify):
+    for action in (listing, verify, pack):
         action.add_argument("--stream", metavar="NAME", help="only this stream")
         action.add_argument("--json", action="store_true", help="as JSON")
 
@@ -127,6 +133,10 @@ def _export(topology: Topology, args: argparse.Namespace) -> int:
 
 def _ls(topology: Topology, args: argparse.Namespace) -> int:
     store = _store(topology)
+    if args.files:
+        files = (f"{topology.archive[0].url.rstrip('/')}/{name}" for name in store.files(args.stream))
+        print(json.dumps({"files": list(files)}, indent=2) if args.json else "\n".join(files))
+        return 0
     summaries = store.summaries(args.stream)
     quarantined = _quarantined(store, summaries)
     if args.json:
@@ -159,6 +169,10 @@ def _verify(topology: Topology, args: argparse.Namespace) -> int:
             print(f"{finding.kind}: {finding.path}: {finding.detail}")
         print(counted(len(findings), "finding") if findings else "all is well")
     return _FINDINGS if findings else 0
+
+
+def _compact(topology: Topology, args: argparse.Namespace) -> int:
+    return archive_compact.run(_store(topology), args)
 
 
 def _migrate(topology: Topology, _args: argparse.Namespace) -> int:
@@ -222,6 +236,6 @@ def _stream(topology: Topology, name: str | None) -> Stream:
 
 
 def _store(topology: Topology) -> "ParquetStore":
-    from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415
+    from edged.app.objects import open_archive  # noqa: PLC0415
 
-    return ParquetStore(topology.archive[0].url)
+    return open_archive(topology)

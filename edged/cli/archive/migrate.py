@@ -23,9 +23,10 @@ _MAX_RECORDS = 16
 def run(topology: Topology) -> int:
     """Migrate the archive, or say what has to be archived before. Raises StorageError, LogUnavailable, LogRefused."""
     from edged.adapters.parquet.migrate import migrate, next_offsets  # noqa: PLC0415 - pyarrow is slow to import
+    from edged.app.objects import command_store  # noqa: PLC0415
 
-    url = topology.archive[0].url
-    if (next_by_source := next_offsets(url)) is not None:
+    objects = command_store(topology)
+    if (next_by_source := next_offsets(objects)) is not None:
         waiting = asyncio.run(_waiting(topology, next_by_source))
         for partition, offset in waiting:
             print(
@@ -35,9 +36,10 @@ def run(topology: Topology) -> int:
             )
         if waiting:
             return os.EX_CONFIG
-    for each in migrate(url):
-        print(f"{each.stream}/{each.source}: {counted(each.files, 'file')} written again")
-    print(f"{url} has the present format")
+    for each in migrate(objects):
+        again = f", {counted(each.rewritten, 'file')} written again" if each.rewritten else ""
+        print(f"{each.stream}/{each.source}: {counted(each.files, 'file')} indexed{again}")
+    print(f"{objects.where} has the present format")
     return 0
 
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
-from edged.adapters.parquet.store import ParquetStore
+from edged.app.objects import open_archive
 from edged.cli.prompt_log import PromptLog, prompt_log
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.samples import prediction
@@ -65,7 +65,7 @@ class Observer:
 
 def archived_samples(topology: Topology) -> Iterator[Sample]:
     """Every sample that came from a device, as it lies in the archive's files."""
-    store = ParquetStore(topology.archive[0].url)
+    store = open_archive(topology)
     for stream in topology.streams:
         snapshot = store.snapshot(stream.name)
         refs = [snapshot.ref(block) for block in range(snapshot.num_blocks)]

@@ -73,7 +73,7 @@ def decode(encoded: bytes, segment: int) -> SegmentIndex:
     columns, metadata = tensors.decode(_decompressed(content))
     if metadata.get("segment") != str(segment):
         raise FormatError(f"it is the index of segment {metadata.get('segment')!r:.40}")
-    files = {name: tensors.require(columns, name, "int64") for name in _FILE_TENSORS}
+    files: dict[str, Ints] = {name: tensors.require(columns, name, "int64") for name in _FILE_TENSORS}
     blocks: dict[str, Any] = {name: tensors.require(columns, name, dtype) for name, dtype in _BLOCK_TENSORS.items()}
     _check_sizes(files, blocks)
     end = _running(segment, files["skipped"] + files["length"])

@@ -121,6 +121,11 @@ def text_of(name: FileName) -> str:
     return packed_name(name.first, name.next, name.generation)
 
 
+def first_of(text: str) -> int:
+    """The first offset in what `text_of` gave."""
+    return int(text.removeprefix(ABOVE)[:20])
+
+
 def path(folder: str, segment: int, text: str) -> str:
     """The object's name of a file of the source in `folder`, from what `text_of` gave."""
     if text.startswith(ABOVE):

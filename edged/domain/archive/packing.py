@@ -19,11 +19,12 @@ def groups(
 ) -> Iterator[tuple[int, int]]:
     """The files to pack, as (first, after the last) of each group of at least two.
 
+    What is half as large stays as it is: packed once more with each new file it would be written again and again.
     `is_complete`: no more files come to this segment, so that what is left over is packed, too, though it is small.
     """
     begin, num_bytes, num_blocks = 0, 0, 0
     for number, file in enumerate(files):
-        is_large = file.size >= packed_bytes or len(file.offset) >= MAX_BLOCKS
+        is_large = file.size >= packed_bytes // 2 or len(file.offset) >= MAX_BLOCKS
         fits = number == begin or _are_neighbours(files[number - 1], file)
         if is_large or file.is_damaged or not fits or num_blocks + len(file.offset) > MAX_BLOCKS:
             if num_blocks > MAX_BLOCKS // 2 or is_complete or not fits or is_large or file.is_damaged:

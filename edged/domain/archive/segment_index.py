@@ -5,14 +5,14 @@ the offset where the one before it ends. A file in neither counts for nothing, w
 (names), `index_codec` (its bytes).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.archive.layout import WRITTEN, FileName
+from edged.domain.archive.layout import WRITTEN, FileName, first_of, segment_of, text_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -131,12 +131,25 @@ class SegmentIndex:
         blocks = np.concatenate([self.first_block, added.first_block[1:] + self.first_block[-1]])
         return replace(self, **joined, first_block=blocks, logs=added.logs)
 
+    def packed(self, begin: int, end: int, file: IndexedFile, now_ms: int) -> "SegmentIndex":
+        """The index with this file in place of those from `begin` to `end`, of which it has all blocks."""
+        files = list(self.files())
+        gone = [Replaced(text_of(each.name), now_ms) for each in files[begin:end]]
+        made = index_of(self.segment, [*files[:begin], file, *files[end:]])
+        return replace(made, replaced=(*self.replaced, *gone))
+
+    def without_replaced(self, gone: Collection[Replaced]) -> "SegmentIndex":
+        """The index once these are deleted."""
+        return replace(self, replaced=tuple(each for each in self.replaced if each not in gone))
+
     def until(self, number: int) -> "SegmentIndex":
-        """The index of its first files alone."""
+        """The index of its first files alone. What the others have replaced counts again, and is not to be deleted."""
         blocks = int(self.first_block[number])
+        end = int(self.next[number - 1]) if number else 0
+        replaced = tuple(each for each in self.replaced if first_of(each.name) < end)
         kept = {name: getattr(self, name)[:number] for name in FILE_COLUMNS}
         of_blocks = {name: getattr(self, name)[:blocks] for name in ("offset", "rows", "num_bytes")}
-        return replace(self, **kept, **of_blocks, first_block=self.first_block[: number + 1])
+        return replace(self, **kept, **of_blocks, first_block=self.first_block[: number + 1], replaced=replaced)
 
 
 FILE_COLUMNS = ("generation", "named", "first", "next", "size", "log", "lost", "since_ms", "is_damaged")
@@ -157,7 +170,11 @@ def index_of(segment: int, files: Sequence[IndexedFile], logs: tuple[tuple[str, 
 
     return SegmentIndex(
         segment,
-        *(column(name) for name in ("generation", "named", "first", "next", "size")),
+        column("generation"),
+        column("named"),
+        column("first"),
+        column("next"),
+        column("size"),
         np.array([number_of[file.log, file.base] for file in files], np.int64),
         column("lost"),
         column("since_ms"),
@@ -167,6 +184,23 @@ def index_of(segment: int, files: Sequence[IndexedFile], logs: tuple[tuple[str, 
         of_blocks("rows").astype(np.uint16),
         of_blocks("num_bytes"),
         tuple(number_of),
+    )
+
+
+MAX_TAIL = 32
+"""Files behind an index: whoever looks for the first time reads their footers; an index costs as much as a file."""
+
+
+def is_index_due(tail: Sequence[IndexedFile], next_first: int) -> bool:
+    """Whether the tail's files are to be indexed before one that begins there is published.
+
+    So an index is complete once its segment is: only the newest segment has a tail. What is damaged has no end of its
+    own; the index gives it one, for ever.
+    """
+    return bool(tail) and (
+        len(tail) >= MAX_TAIL
+        or segment_of(tail[-1].first) != segment_of(next_first)
+        or any(file.is_damaged for file in tail)
     )
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from edged.domain.topology import Archive, Topology
 from edged.domain.validation.finding import Finding
 
-_SCHEMES = ("file", "hdfs", "webhdfs", "s3")
+_SCHEMES = ("file", "hdfs", "s3")
 _WEB_PORTS = {9870, 9871, 50070, 50470}
 """The NameNode's for people, by default, of Hadoop 3 and 2."""
 

@@ -11,18 +11,7 @@ from edged.domain.validation.finding import Finding
 
 def problems(topology: Topology) -> Iterator[Finding]:
     """A finding for each unsupported setting."""
-    yield from _remote_archive(topology)
     yield from _int8_backbone(topology)
-
-
-def _remote_archive(topology: Topology) -> Iterator[Finding]:
-    for i, archive in enumerate(topology.archive):
-        if archive.url.partition("://")[0] in {"hdfs", "webhdfs", "s3"}:
-            yield Finding(
-                f"archive[{i}].url",
-                "this version writes to file:// only",
-                "mount the distributed file system, by NFS, CephFS or a gateway, and name the folder",
-            )
 
 
 def _int8_backbone(topology: Topology) -> Iterator[Finding]:

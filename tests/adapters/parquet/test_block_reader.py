@@ -3,17 +3,26 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edged.adapters.local import local_store
 from edged.adapters.parquet.block_reader import READS_AT_ONCE, BlockCache, BlockPlace
-from edged.adapters.parquet.folder import File
+from edged.adapters.parquet.footers import File
 from edged.adapters.parquet.store import ParquetStore
+from edged.domain.archive.layout import FileName
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.columns import PackColumns
 from edged.domain.samples.pack import by_columns, of_columns
 from edged.errors import ArchiveUnavailable, BlockAbsent
-from tests.support.archive_samples import pack
+from tests.support.archive_samples import PATIENT_S, pack
+
+
+def opened_at(folder: Path, **options: Any) -> ParquetStore:
+    return ParquetStore(local_store(folder.as_uri(), "tests", PATIENT_S), **options)
+
 
 NUM_BLOCKS = 3 * READS_AT_ONCE
 
@@ -39,8 +48,8 @@ class Opened:
         self.hold = threading.Event()
         self.hold.set()
         self.many_wait = threading.Semaphore(0)
-        self._really = store._blocks._open_file
-        monkeypatch.setattr(store._blocks, "_open_file", self)
+        self._really = store._footers.open
+        monkeypatch.setattr(store._footers, "open", self)
 
     def __call__(self, file):
         self.count += 1
@@ -54,7 +63,7 @@ def refs(*offsets: int) -> list[BlockRef]:
 
 
 def test_blocks_come_in_their_order_with_the_errors_of_their_own(written, folder, threads):
-    store = ParquetStore(f"file://{folder}", threads)
+    store = opened_at(folder, threads=threads)
     wanted = [*reversed(range(NUM_BLOCKS)), NUM_BLOCKS, 3]
 
     found = list(store.read_each("fashion", refs(*wanted)))
@@ -66,7 +75,7 @@ def test_blocks_come_in_their_order_with_the_errors_of_their_own(written, folder
 
 
 def test_some_are_read_at_once_and_no_more(written, folder, threads, monkeypatch):
-    store = ParquetStore(f"file://{folder}", threads)
+    store = opened_at(folder, threads=threads)
     store.snapshot("fashion")
     opened = Opened(store, monkeypatch)
     opened.hold.clear()
@@ -82,7 +91,7 @@ def test_some_are_read_at_once_and_no_more(written, folder, threads, monkeypatch
 
 def test_what_was_not_begun_when_the_caller_leaves_is_not_read(written, folder, monkeypatch):
     with ThreadPoolExecutor(1) as one:
-        store = ParquetStore(f"file://{folder}", one)
+        store = opened_at(folder, threads=one)
         store.snapshot("fashion")
         opened = Opened(store, monkeypatch)
         opened.hold.clear()
@@ -99,7 +108,7 @@ def test_what_was_not_begun_when_the_caller_leaves_is_not_read(written, folder, 
 
 
 def test_an_archive_that_is_away_is_no_damaged_block(written, folder, threads):
-    store = ParquetStore(f"file://{folder}", threads)
+    store = opened_at(folder, threads=threads)
     store.snapshot("fashion")
     folder.rename(folder.with_name("elsewhere"))
 
@@ -108,7 +117,7 @@ def test_an_archive_that_is_away_is_no_damaged_block(written, folder, threads):
 
 
 def test_a_block_that_is_kept_is_not_read_again(written, folder, monkeypatch):
-    store = ParquetStore(f"file://{folder}", cache_bytes=1 << 20)
+    store = opened_at(folder, cache_bytes=1 << 20)
     store.snapshot("fashion")
     opened = Opened(store, monkeypatch)
 
@@ -120,7 +129,7 @@ def test_a_block_that_is_kept_is_not_read_again(written, folder, monkeypatch):
 
 
 def test_a_file_that_was_set_aside_and_written_again_is_another(store, folder):
-    cached = ParquetStore(f"file://{folder}", cache_bytes=1 << 20)
+    cached = opened_at(folder, cache_bytes=1 << 20)
     cached.append("fashion", "pi-a", [(0, pack(0))])
     assert dict(cached.read("fashion", refs(0))) == {BlockRef("pi-a", 0): pack(0)}
     cached.set_aside("fashion", "pi-a", 0)
@@ -131,7 +140,7 @@ def test_a_file_that_was_set_aside_and_written_again_is_another(store, folder):
 
 
 def place(name: str) -> BlockPlace:
-    return BlockPlace(File(name, 0, 1, 1), 0)
+    return BlockPlace(File(name, "fashion", "pi-a", FileName(0, None, 0), 1), 0)
 
 
 def test_the_cache_keeps_what_was_used_last_within_its_bytes():

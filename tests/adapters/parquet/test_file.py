@@ -8,17 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet.store import ParquetStore
 from edged.domain.place import Place
 from edged.domain.samples.pack import Pack, digest, of_columns
 from edged.domain.samples.sample import Sample
 from edged.errors import StorageError
-from tests.support.archive_samples import file_name, pack, read_packs, sample
+from tests.support.archive_samples import file_name, open_archive, pack, read_packs, sample, segment
 
 
 def test_any_parquet_reader_can_read_samples_and_metadata(store, folder):
     store.append("fashion", "_train.birds", [(0, pack(0, 3)), (1, Pack("fashion", ())), (2, pack(3, 2))])
-    path = folder / "fashion" / "_train.birds" / file_name(0, 3)
+    path = segment(folder, "_train.birds") / file_name(0)
 
     table = pq.read_table(path)
     metadata = pq.read_metadata(path)
@@ -36,7 +35,7 @@ def test_only_raw_payloads_are_compressed(store, folder, codec, compressed):
     samples = tuple(Sample("cam-01", 0, i, 0, None, codec, bytes(5000)) for i in range(4))
     store.append("fashion", "pi-a", [(0, Pack("fashion", samples))])
 
-    column = pq.read_metadata(folder / "fashion" / "pi-a" / file_name(0, 1)).row_group(0).column(10)
+    column = pq.read_metadata(segment(folder) / file_name(0)).row_group(0).column(10)
 
     assert (column.path_in_schema, column.compression) == ("payload", "ZSTD" if compressed else "UNCOMPRESSED")
     assert not column.is_stats_set, "the footer must not hold whole payloads"
@@ -84,48 +83,48 @@ def written_again(path, table, **options):
 def test_a_file_that_another_engine_wrote_again_is_read_by_its_columns(store, folder, row_group_size, order):
     packs = [pack(0, 4), Pack("fashion", ()), pack(4, 3), pack(7, 4)]
     store.append("fashion", "pi-a", list(enumerate(packs)))
-    path = folder / "fashion" / "pi-a" / file_name(0, 4)
+    path = segment(folder) / file_name(0)
     table = pq.read_table(path).sort_by([("offset", order), ("row", order)])
 
     written_again(path, table, row_group_size=row_group_size)
 
-    assert read_packs(ParquetStore(f"file://{folder}"), 3, 1, 0, 2) == [packs[i] for i in (3, 1, 0, 2)]
+    assert read_packs(open_archive(folder), 3, 1, 0, 2) == [packs[i] for i in (3, 1, 0, 2)]
 
 
 def test_other_widths_of_the_same_columns_are_read(store, folder):
     samples = (replace(sample(0), label=None, sampled_ms=5), replace(sample(1), codec="jpeg", incarnation="0123"))
     store.append("fashion", "pi-a", [(0, Pack("fashion", samples)), (1, pack(2))])
-    path = folder / "fashion" / "pi-a" / file_name(0, 2)
+    path = segment(folder) / file_name(0)
     table = pq.read_table(path)
     wide = {pa.int32(): pa.int64(), pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
     table = table.cast(pa.schema([field.with_type(wide.get(field.type, field.type)) for field in table.schema]))
 
     written_again(path, table)
 
-    assert read_packs(ParquetStore(f"file://{folder}"), 0, 1) == [Pack("fashion", samples), pack(2)]
+    assert read_packs(open_archive(folder), 0, 1) == [Pack("fashion", samples), pack(2)]
 
 
 def test_rows_that_were_changed_or_lost_are_refused(store, folder):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4)), (2, pack(8))])
-    path = folder / "fashion" / "pi-a" / file_name(0, 3)
+    path = segment(folder) / file_name(0)
     table = pq.read_table(path)
     label = pa.array(["bag" if n == 5 else each for n, each in enumerate(table.column("label").to_pylist())])
     changed = table.set_column(table.schema.get_field_index("label"), table.schema.field("label"), label)
 
     written_again(path, changed)
 
-    again = ParquetStore(f"file://{folder}")
+    again = open_archive(folder)
     assert read_packs(again, 0, 2) == [pack(0), pack(8)]
     with pytest.raises(StorageError, match="SHA-256"):
         read_packs(again, 1)
     written_again(path, table.slice(0, 11))
     with pytest.raises(StorageError, match="not the file's rows"):
-        read_packs(ParquetStore(f"file://{folder}"), 0)
+        read_packs(open_archive(folder), 0)
 
 
 def test_a_block_is_read_by_one_exact_range(store, folder):
     store.append("fashion", "pi-a", [(offset, pack(4 * offset)) for offset in range(5)])
-    content = (folder / "fashion" / "pi-a" / file_name(0, 5)).read_bytes()
+    content = (segment(folder) / file_name(0)).read_bytes()
     metadata = pq.read_metadata(io.BytesIO(content))
     footer = parquet_file.Footer(metadata, parquet_file.contents_of(metadata))
     ranges = []

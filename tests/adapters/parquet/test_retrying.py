@@ -9,7 +9,7 @@ from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
-from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, EdgedError, SourceRefused, StorageError
+from edged.errors import ArchiveConflict, ArchiveFull, ArchiveUnavailable, EdgedError, SourceRefused, StorageError
 from edged.ports import SourceEnd
 from tests.support.archive_samples import pack
 
@@ -31,7 +31,7 @@ def patient(store: MemoryArchive, health: RecordingHealth | None = None) -> Retr
 
 
 async def test_appending_is_retried_until_the_storage_accepts_it():
-    store, health = Refusing(DiskFull("no space"), ArchiveUnavailable("reset")), RecordingHealth()
+    store, health = Refusing(ArchiveFull("no space"), ArchiveUnavailable("reset")), RecordingHealth()
     archive = patient(store, health)
 
     await archive.append("fashion", "pi-a", [(0, pack(0))])
@@ -104,7 +104,7 @@ async def test_a_source_that_is_refused_again_and_again_is_tried_less_and_less_o
 
 async def test_a_cancellation_ends_the_retries():
     health = RecordingHealth()
-    archive = RetryingArchive(MemoryArchive(failure=DiskFull("no space")), health, lambda _: Backoff(60.0, 60.0))
+    archive = RetryingArchive(MemoryArchive(failure=ArchiveFull("no space")), health, lambda _: Backoff(60.0, 60.0))
     task = asyncio.create_task(archive.append("fashion", "pi-a", [(0, pack(0))]))
     while not health.reasons:  # noqa: ASYNC110 - the fake has no event
         await asyncio.sleep(0)

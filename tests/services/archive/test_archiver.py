@@ -24,7 +24,7 @@ from edged.domain.samples.address import parse
 from edged.domain.samples.border import MAX_CURSORS, Border
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.written_to import WrittenTo
-from edged.errors import ArchiveConflict, DiskFull, StorageError
+from edged.errors import ArchiveConflict, ArchiveFull, StorageError
 from edged.ports import MAX_KEPT_RECORDS, Committed, Message, TopicPartition
 from edged.services.archive import quarantine as archive_quarantine
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
@@ -149,7 +149,7 @@ async def test_buffers_stay_within_their_budget_with_any_number_of_edges(bench, 
 @pytest.mark.looptime
 async def test_offsets_are_committed_once_the_file_is_durable(bench):
     await bench.send(pack(0), pack(4))
-    bench.store.failure = DiskFull("no space")
+    bench.store.failure = ArchiveFull("no space")
     task = asyncio.create_task(bench.archiver(flush_s=1).run())
 
     await asyncio.sleep(5)
@@ -167,7 +167,7 @@ async def test_a_refusing_storage_degrades_and_is_recovered_from(bench):
     task = asyncio.create_task(archiver.run())
     await bench.send(pack(0))
     await asyncio.sleep(0.5)
-    bench.store.failure = DiskFull("no space")
+    bench.store.failure = ArchiveFull("no space")
     await bench.send(*(pack(first, 100) for first in range(4, 2004, 100)))
     await asyncio.sleep(60)
     steps = archiver.progress().steps
@@ -218,7 +218,7 @@ async def test_a_stop_ends_in_time_while_the_storage_refuses(bench):
     await bench.send(pack(0))
     task = asyncio.create_task(bench.archiver(flush_s=1000, stop_s=3).run())
     await asyncio.sleep(1)
-    bench.store.failure = DiskFull("no space")
+    bench.store.failure = ArchiveFull("no space")
     stopped_at = asyncio.get_running_loop().time()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

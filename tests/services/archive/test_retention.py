@@ -11,7 +11,7 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.domain.samples import pack as packs
-from edged.errors import DiskFull
+from edged.errors import ArchiveFull
 from edged.ports import Message, TopicPartition
 from edged.services.archive import retention
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
@@ -84,7 +84,7 @@ async def test_what_is_not_durable_stays():
     await vault.send(0)
     async with vault.running():
         await asyncio.sleep(5)
-        vault.store.failure = DiskFull("no space")
+        vault.store.failure = ArchiveFull("no space")
         await vault.send(4, 8)
         await asyncio.sleep(300)
         assert vault.offsets() == [0, 1, 2]
@@ -115,7 +115,7 @@ async def test_nothing_is_deleted_of_a_topic_that_was_recreated_before_it_is_arc
         await asyncio.sleep(5)
         await vault.send(4, 8)
         await asyncio.sleep(5)
-        vault.store.failure = DiskFull("no space")
+        vault.store.failure = ArchiveFull("no space")
         vault.log.delete(PI_A.topic)
         await vault.send(100, 104, 108, 112)
         await asyncio.sleep(300)

@@ -10,13 +10,12 @@ import numpy as np
 
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
-from edged.adapters.parquet.store import ParquetStore
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.nn.model import Division
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Position, TrainState
 from edged.ports import DeployedModel
-from tests.support.archive_samples import pack
+from tests.support.archive_samples import open_archive, pack
 
 STEPS = 6
 JOB = "power"
@@ -54,7 +53,7 @@ def _checkpoints(disk: Path) -> None:
 
 
 def _archive(disk: Path) -> None:
-    store = ParquetStore((disk / "archive").as_uri())
+    store = open_archive(disk / "archive")
     store.create("lab")
     for step in range(1, STEPS + 1):
         store.append("fashion", "pi-a", [(2 * step - 2, pack(8 * step)), (2 * step - 1, pack(8 * step + 4))])

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, TopicPartition
 
-from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.topology import Topology
+from tests.support.archive_samples import open_archive
 from tests.support.soak.site_file import DEVICES, SERVED, STREAM
 
 _SAMPLE_BYTES = 64
@@ -78,7 +78,7 @@ class Found:
     """What the archive's files and the topics hold, read on with each call; the archive's and Kafka's own readers."""
 
     def __init__(self, topology: Topology, bootstrap: str) -> None:
-        self._store = ParquetStore(topology.archive[0].url)
+        self._store = open_archive(topology.archive[0].url)
         self._blocks: set[BlockRef] = set()
         self.numbers: Counter[int] = Counter()
         """Archived samples."""

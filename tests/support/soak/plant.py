@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from edged.adapters.parquet.store import ParquetStore
 from edged.cli.demo.processes import Child, LogLine
 from edged.domain.topology import Topology
 from edged.topology_file import load
+from tests.support.archive_samples import open_archive
 from tests.support.brokers import Apache, free_port
 from tests.support.clock import Clock
 from tests.support.disk import Disk
@@ -220,7 +220,7 @@ class Plant:
         self.topology = self.loaded()
         self.excuses = Excuses()
         self.nodes = {name: Node(name, folder, self.excuses, report, broke) for name in NODES}
-        ParquetStore(self.archive).create("soak")
+        open_archive(self.archive).create("soak")
 
     def loaded(self) -> Topology:
         """The topology file as it is now."""
