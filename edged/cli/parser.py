@@ -21,6 +21,8 @@ EXAMPLES = {
     "edged archive import": "edged archive import topology.yaml --from photos",
     "edged archive ls": "edged archive ls topology.yaml --stream fashion",
     "edged archive verify": "edged archive verify topology.yaml --stream fashion",
+    "edged archive export": "edged archive export topology.yaml --to photos",
+    "edged archive compact": "edged archive compact topology.yaml --grace 2d",
     "edged archive migrate": "edged archive migrate topology.yaml",
     "edged archive quarantine": "edged archive quarantine topology.yaml fashion/pi-a/0/7",
     "edged archive release": "edged archive release topology.yaml fashion/pi-a/0/7",
