@@ -12,10 +12,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Self
 
 from edged.adapters.embedded_broker import killed_with_parent
+from edged.adapters.mqtt.inbound import Framer, Kind
 from edged.domain.mqtt import mosquitto
 from edged.domain.topology import Mqtt, Tls
 from tests.support.brokers import Broker, free_port
@@ -117,6 +117,12 @@ class Mosquitto(Broker):
         """Delete its store, while it does not run."""
         (self.folder / "mosquitto.db").unlink(missing_ok=True)
 
+    @property
+    def saved_at(self) -> float:
+        """When it last wrote its store, as Unix time; 0 before it has."""
+        store = self.folder / "mosquitto.db"
+        return store.stat().st_mtime if store.exists() else 0.0
+
     def said(self) -> str:
         """Its log."""
         return (self.folder / "output.log").read_text(errors="replace")
@@ -164,6 +170,53 @@ class OldBroker(Proxy):
         super()._to_broker(pair, data)  # type: ignore[arg-type]
 
 
+class DeafLine(Proxy):
+    """In front of a broker: goes dead in the middle of what the broker sends again, once `arm` was called.
+
+    Nobody is told: connections stay open and carry nothing, those too that begin until `heal`. They never do again.
+    """
+
+    def __init__(self, target: int) -> None:
+        super().__init__(target)
+        self.is_deaf = False
+        self._is_armed = False
+        self._deaf: set[object] = set()
+        self._framers: dict[object, Framer] = {}
+
+    def arm(self) -> None:
+        """The next packet that is sent again is cut in two; connections from now on are watched."""
+        self._framers.clear()
+        self._is_armed = True
+
+    def heal(self) -> None:
+        """Connections that begin from now on are as good as any."""
+        self.is_deaf = False
+
+    def _is_dead(self, pair: object) -> bool:
+        if self.is_deaf:
+            self._deaf.add(pair)
+        return pair in self._deaf
+
+    def _to_broker(self, pair: object, data: bytes) -> None:
+        if not self._is_dead(pair):
+            super()._to_broker(pair, data)  # type: ignore[arg-type]
+
+    def _to_client(self, pair: object, data: bytes) -> None:
+        if self._is_dead(pair):
+            return
+        if self._is_armed and self._is_sent_again(pair, data):
+            self._is_armed, self.is_deaf = False, True
+            data = data[: len(data) // 2]
+        super()._to_client(pair, data)  # type: ignore[arg-type]
+
+    def _is_sent_again(self, pair: object, data: bytes) -> bool:
+        """Of a connection that began before it was armed, nobody knows where a packet begins; it is cut anyway."""
+        if pair not in self._framers and data[:1] != b"\x20":
+            return False
+        frames = self._framers.setdefault(pair, Framer(1 << 20)).feed(data)
+        return any(frame.kind == Kind.PUBLISH and frame.first & 8 for frame in frames)
+
+
 class Stranger:
     """A server that is no MQTT broker: to whoever connects it says `greeting`, and reads what comes.
 
@@ -204,8 +257,3 @@ class Stranger:
                 client.sendall(self._greeting)
             if self._hangs_up:
                 client.close()
-
-
-def store_of(broker: Mosquitto) -> Path:
-    """Its database."""
-    return broker.folder / "mosquitto.db"

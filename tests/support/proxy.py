@@ -116,7 +116,7 @@ class Proxy:
             time.sleep(len(data) / self.bytes_per_s)  # the line's own time: none of any speed
             if data and not self.blackhole and not (answer and self.drop_answers):
                 if answer:
-                    pair.client.sendall(data)
+                    self._to_client(pair, data)
                 else:
                     self._to_broker(pair, data)
         except OSError:
@@ -127,6 +127,9 @@ class Proxy:
 
     def _to_broker(self, pair: _Pair, data: bytes) -> None:
         pair.broker.sendall(data)
+
+    def _to_client(self, pair: _Pair, data: bytes) -> None:
+        pair.client.sendall(data)
 
     def _on_wake(self) -> None:
         """The proxy was woken."""
