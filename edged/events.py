@@ -199,6 +199,11 @@ EVENTS: Mapping[str, Event] = {
         "A device's record cannot be used; it is in the dead-letter topic. `suppressed` more like it were not logged.",
         device=str, partition=int, offset=int, reason=str, detail=str, size_bytes=int, suppressed=int,
     ),
+    "ingest.time_ignored": event(
+        "A device says when it took a sample, and not in whole milliseconds (`edged-sampled-ms`, over MQTT the user "
+        "property `sampled_ms`): it is taken without that time. Samples: of the device, since the start. `suppressed` "
+        "more of the device since its last such line.", device=str, value=str, samples=int, suppressed=int,
+    ),
     "ingest.reading": event("Reading of the devices' topics starts.", partitions=int),
     # uplink
     "uplink.resumed": event("Intake resumes after the stream's last pack.", stream=str, next_offset=int),

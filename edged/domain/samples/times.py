@@ -26,8 +26,13 @@ def sampled_header(sampled_ms: int) -> tuple[str, bytes]:
 
 def sampled_ms(headers: Iterable[tuple[str, bytes]]) -> int | None:
     """When the device says that it took the sample; None if it does not say, or not as a whole number."""
-    value = next((value for name, value in headers if name == SAMPLED_HEADER), b"")
-    return int(value) if value.isdigit() and len(value) <= _MAX_DIGITS else None
+    value = given(headers)
+    return int(value) if value is not None and value.isdigit() and len(value) <= _MAX_DIGITS else None
+
+
+def given(headers: Iterable[tuple[str, bytes]]) -> bytes | None:
+    """What the device says of it, a time or not; None if it says nothing."""
+    return next((value for name, value in headers if name == SAMPLED_HEADER), None)
 
 
 def latency_ms(arrived_ms: int, sampled_ms: int | None, now_ms: float) -> float | None:

@@ -4,6 +4,7 @@ Covers checking in a worker. See also: `uplink` (where reading starts, what beco
 partitions there are), `domain.samples.codec` (the rules), `dead_letters`.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from edged.domain.samples import codec, times
 from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import UNKNOWN_MS
+from edged.domain.text import shown
 from edged.errors import RejectedRecord
+from edged.log import Throttle, ThrottledLog
 from edged.ports import ImageDecoder, Log, LogReader, Record, TopicPartition
 from edged.reading import Partitions
 from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
@@ -54,6 +57,8 @@ class Ingest:
         self._reader: LogReader | None = None
         self._partition_of: Mapping[str, TopicPartition] = {}
         self._num_checked = 0
+        self._num_timeless: Counter[str] = Counter()
+        self._lines = ThrottledLog(Throttle(max_kinds=max(1, len(topology.devices_of(edge)))))
         self._busy = False
 
     def _topics(self) -> Collection[str]:
@@ -136,6 +141,7 @@ class Ingest:
             for record, each in zip(records, checked, strict=True)
             if isinstance(each.result, DeadLetter)
         )
+        self._report_times(records, checked)
         return checked
 
     async def reject(self, sample: Sample, reason: str, detail: str) -> None:
@@ -168,6 +174,21 @@ class Ingest:
                 if is_continued(place, (await self._log.resume({partition: place}))[partition]):
                     return place
         return ordered[0] if ordered else Place(0)
+
+    def _report_times(self, records: Sequence[Record], checked: Sequence[Checked]) -> None:
+        """Log of which devices samples are taken without a time, though they have one that is none."""
+        for record, (result, _place) in zip(records, checked, strict=True):
+            if isinstance(result, Sample) and result.sampled_ms is None:
+                value = times.given(record.headers)
+                if value is not None:
+                    self._num_timeless[result.device] += 1
+                    self._lines.warning(
+                        "ingest.time_ignored",
+                        result.device,
+                        device=result.device,
+                        value=f"{shown(value.decode(errors='replace')):.80}",
+                        samples=self._num_timeless[result.device],
+                    )
 
     async def _check_records(self, records: Sequence[Record]) -> list[Checked]:
         checked: list[Checked] = []

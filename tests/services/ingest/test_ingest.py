@@ -132,6 +132,22 @@ async def test_a_devices_own_time_comes_with_its_header_whatever_the_records_tim
     assert (sample.arrived_ms, sample.sampled_ms) == (77, sampled_ms)
 
 
+@pytest.mark.looptime
+async def test_a_time_that_is_none_is_told_by_device_and_costs_no_sample():
+    log = MemoryLog()
+    wrong = [
+        dataclasses.replace(from_device(*each), headers=(("edged-sampled-ms", b"12:30\n" * 50),))
+        for each in (("cam", grey(1)), ("meter", floats(1, 2), b"low"), ("cam", grey(2)))
+    ]
+    right = dataclasses.replace(from_device("cam", grey(3)), headers=(("edged-sampled-ms", b"17"),))
+    await log.append([*wrong, right, from_device("cam", grey(4))])
+    with structlog.testing.capture_logs() as lines:
+        assert len(await read_all(log)) == 5
+    told = [line for line in lines if line["event"] == "ingest.time_ignored"]
+    assert [(line["device"], line["samples"]) for line in told] == [("cam", 1), ("meter", 1)]
+    assert {line["value"] for line in told} == {("12:30\\n" * 50)[:80]}
+
+
 async def test_another_edges_devices_are_not_read():
     log = MemoryLog()
     await log.append([from_device("elsewhere", grey(0))])
