@@ -164,9 +164,10 @@ EVENTS: Mapping[str, Event] = {
         "`suppressed` more of the device since its last such line.", device=str, id=str, missing=int, suppressed=int,
     ),
     "mqtt.id_missing": event(
-        "So many samples of a device, since the start, came without the id that its `id:` in the topology promises, in "
-        "the topic or the user property `id`. They are taken, at least once, without a receipt. `suppressed` more of "
-        "the device since its last such line.", device=str, samples=int, suppressed=int,
+        "So many samples of a device, since the start, came without an id in the topic or the user property `id`, "
+        "though its `id:` in the topology promises one, or it asks for receipts, which name it. They are taken, at "
+        "least once, without a receipt. `suppressed` more of the device since its last such line.",
+        device=str, samples=int, suppressed=int,
     ),
     "mqtt.counter_restarted": event(
         "A device's counter fell by more than its window of 1,024: what it sends is taken for new. `suppressed` more "

@@ -101,7 +101,7 @@ class Publisher:
 
     def _received(self, _topic, message):
         for line in message.decode().split("\n"):
-            name, _, reason = line.partition(" ")
+            name, _, reason = line.partition("\t")
             if reason:
                 self.refused.append((name, reason))
             self.kept = [each for each in self.kept if each[0] != name]

@@ -15,7 +15,7 @@ from edged.device.inbox import Inbox
 from edged.device.outbox import Outbox
 from edged.domain.device.sample import Buffered
 from edged.domain.device.window import Window
-from edged.domain.mqtt import topics
+from edged.domain.mqtt import receipts, topics
 from edged.domain.mqtt.properties import ID, LABEL, RECEIPT, SAMPLED_MS
 from edged.errors import MqttRefused, MqttUnavailable
 from edged.log import ThrottledLog
@@ -183,9 +183,8 @@ class MqttLink:
     def _read_receipts(self, packet: Packet, outbox: Outbox) -> None:
         if packet.is_retained or packet.problem:
             return
-        for line in packet.payload.decode(errors="replace").splitlines():
-            sample_id, _, refusal = line.partition(" ")
-            self._settle(sample_id, refusal.strip(), outbox)
+        for sample_id, refusal in receipts.read(packet.payload):
+            self._settle(sample_id, refusal, outbox)
         self._changed.set()
 
     def _settle(self, sample_id: str, refusal: str, outbox: Outbox) -> None:

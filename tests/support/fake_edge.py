@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from edged.adapters.memory.mqtt import MemoryMqttBroker
-from edged.domain.mqtt import topics
+from edged.domain.mqtt import receipts, topics
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
 from edged.ports import Packet
@@ -40,7 +40,7 @@ class FakeEdge:
 
     def receipt(self, *ids: str) -> None:
         """Tell the device that Kafka holds these."""
-        lines = [f"{each} {self.refuses}".strip() for each in ids]
+        lines = [receipts.line(each, self.refuses) for each in ids]
         self._broker.publish(topics.receipts_topic(SITE, self._device), "\n".join(lines).encode())
 
     def predict(self, sample_id: str, label: str = "high") -> None:

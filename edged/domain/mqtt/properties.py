@@ -3,12 +3,19 @@
 The record is written as it came: ingest decides whether it is a sample, as for any other device's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from edged.domain.counted import counted
-from edged.domain.mqtt.topics import MAX_VALUE_BYTES, SampleTopic
-from edged.domain.samples.returned import CORRELATION_HEADER, ID_HEADER, RESPONSE_TOPIC_HEADER
+from edged.domain.mqtt.identity import WRONG_ID
+from edged.domain.mqtt.topics import SampleTopic
+from edged.domain.samples.returned import (
+    CORRELATION_HEADER,
+    ID_HEADER,
+    MAX_VALUE_BYTES,
+    RESPONSE_TOPIC_HEADER,
+    is_id,
+)
 from edged.domain.samples.times import SAMPLED_HEADER
 from edged.errors import RejectedRecord
 
@@ -40,10 +47,16 @@ class Described(NamedTuple):
 
 
 def described(topic: SampleTopic, user: UserProperties, response_topic: str, correlation: bytes) -> Described:
-    """Read the packet. Raises RejectedRecord(wrong_property) for what is too long, or given twice with two values."""
+    """Read the packet.
+
+    Raises RejectedRecord: wrong_property for what is too long, or given twice with two values; wrong_id for what is no
+    id of any device, see `samples.returned`.
+    """
     given = _checked(user)
     label = _one(LABEL, topic.label, given.get(LABEL))
     sample_id = _one(ID, topic.sample_id, given.get(ID))
+    if sample_id and not is_id(sample_id):
+        raise RejectedRecord(WRONG_ID, "the id has a character that cannot be seen, such as a line break or a tab")
     headers = {_HEADERS[name]: value.encode() for name, value in given.items() if name in _HEADERS}
     if sample_id is not None:
         headers[ID_HEADER] = sample_id.encode()
@@ -58,11 +71,6 @@ def described(topic: SampleTopic, user: UserProperties, response_topic: str, cor
 def wants_receipt(user: UserProperties) -> bool:
     """Whether the packet asks for one."""
     return any(name == RECEIPT for name, _value in user)
-
-
-def header_of(headers: Iterable[tuple[str, bytes]], name: str) -> bytes | None:
-    """The first value of a header."""
-    return next((value for each, value in headers if each == name), None)
 
 
 def _checked(user: UserProperties) -> dict[str, str]:

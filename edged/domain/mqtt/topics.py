@@ -7,13 +7,11 @@ alone. See also: `rights`, for who may use which topic.
 from typing import NamedTuple
 
 from edged.domain.counted import counted
+from edged.domain.samples.returned import MAX_VALUE_BYTES
 from edged.errors import RejectedRecord
 
 WRONG_TOPIC = "wrong_topic"
 """The reason for which a packet's topic is refused: one of `domain.samples.sample.REASONS`."""
-
-MAX_VALUE_BYTES = 256
-"""Of a label, an id or a response topic, which are headers of each record."""
 
 _MAX_LEVELS_BELOW = 8
 """Of a response topic: Mosquitto ends the connection at 200 levels."""
@@ -90,7 +88,7 @@ def device_client_id(site: str, device: str) -> str:
 
 
 def is_level(text: str) -> bool:
-    """Whether the text can be one level of a topic: whole, and short enough to be a label or an id."""
+    """Whether the text can be one level of a topic: whole, and short enough for a header of each record."""
     try:
         return 0 < len(text.encode()) <= MAX_VALUE_BYTES and _LEVEL_BREAKERS.isdisjoint(text)
     except UnicodeEncodeError:

@@ -19,7 +19,7 @@ LIFETIME_S = 3600
 
 
 class Addressed(NamedTuple):
-    """Where a prediction goes, and what stands beside it: a `sample_id` of characters that any broker takes, or none.
+    """Where a prediction goes, and what stands beside it. `sample_id`: empty without one.
 
     `ignored`: the response topic that the device may not have it sent to; empty when there is none.
     """
@@ -41,7 +41,7 @@ def addressed(site: str, device: str, headers: Headers) -> Addressed:
     return Addressed(
         topic=wanted if is_allowed else own,
         correlation=given.get(CORRELATION_HEADER, b""),
-        sample_id=name if (name := sample_id(headers)).isprintable() else "",
+        sample_id=sample_id(headers),
         ignored="" if is_allowed else wanted,
     )
 

@@ -32,10 +32,16 @@ def returned(headers: Headers) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, first[name]) for name in _NAMES if name in first and len(first[name]) <= MAX_VALUE_BYTES)
 
 
+def is_id(text: str) -> bool:
+    """Whether the text can be a sample's id: it can be seen, fits into one line, and is not too long."""
+    return text.isprintable() and 0 < len(text.encode(errors="replace")) <= MAX_VALUE_BYTES
+
+
 def sample_id(headers: Headers) -> str:
-    """The device's own name of the sample; empty without one, and where it is no text."""
+    """The device's own name of the sample; empty without one, and where it is none."""
     value = dict(returned(headers)).get(ID_HEADER, b"")
     try:
-        return value.decode()
+        text = value.decode()
     except UnicodeDecodeError:
         return ""
+    return text if is_id(text) else ""

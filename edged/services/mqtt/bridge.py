@@ -20,8 +20,9 @@ from itertools import groupby
 
 from edged.domain.mqtt import topics
 from edged.domain.mqtt.properties import DOUBLE_HEADER
+from edged.domain.mqtt.receipts import line
 from edged.domain.mqtt.resent import Origin, Resent
-from edged.domain.samples.returned import MAX_VALUE_BYTES
+from edged.domain.samples.returned import is_id
 from edged.domain.topology import Device, Topology
 from edged.errors import RecordTooLarge, RejectedRecord
 from edged.log import logger
@@ -142,8 +143,10 @@ class DeviceBridge:
             try:
                 self._known_ids.check(sample.id)
             except RejectedRecord as error:
-                return Intake(intake.packet, (), intake.wants_receipts, error, sample.id)
-        if self._device.id != "none" and (nameless := sum(not sample.id for sample in intake.samples)):
+                ids = [each.id for each in intake.samples]
+                return Intake(intake.packet, (), intake.wants_receipts, error, ids)
+        has_to_have_ids = self._device.id != "none" or intake.wants_receipts
+        if has_to_have_ids and (nameless := sum(not sample.id for sample in intake.samples)):
             self._report.without_id(self._device.name, nameless)
         fresh = []
         for sample in intake.samples:
@@ -203,15 +206,15 @@ class DeviceBridge:
         return record, DeadLetter(self._device.name, 0, -1, rejected.reason, rejected.detail)
 
     def _receipts(self, intakes: Sequence[Intake]) -> list[str]:
-        """A line for each sample whose device wants a receipt; an id that cannot be in a line gets none."""
+        """A line for each sample whose device wants a receipt, and which has an id."""
         receipts: list[tuple[str, str]] = []
         for intake in intakes:
             if intake.wants_receipts:
                 receipts += [(each, self._known_ids.refusal(each)) for each in intake.known_ids]
                 receipts += [(sample.id, sample.refusal) for sample in intake.samples]
                 if intake.rejected is not None:
-                    receipts.append((intake.rejected_id, intake.rejected.reason))
-        return [f"{sample_id} {reason}".removesuffix(" ") for sample_id, reason in receipts if _is_line(sample_id)]
+                    receipts += [(each, intake.rejected.reason) for each in intake.rejected_ids]
+        return [line(sample_id, refusal) for sample_id, refusal in receipts if is_id(sample_id)]
 
     def _acknowledge(self, packets: Sequence[Packet]) -> None:
         """Acknowledge in the order received; a packet whose connection is gone is recognised when it comes again."""
@@ -235,7 +238,3 @@ class DeviceBridge:
     def _pause(self) -> None:
         self._report.paused(self._device.name)
         self._session.pause()
-
-
-def _is_line(sample_id: str) -> bool:
-    return sample_id.splitlines() == [sample_id] and len(sample_id.encode(errors="replace")) <= MAX_VALUE_BYTES

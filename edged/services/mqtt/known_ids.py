@@ -6,8 +6,7 @@ Read at a start from the headers in the tail of the device's topic. See also: `d
 from collections import OrderedDict
 
 from edged.domain.mqtt import identity
-from edged.domain.mqtt.properties import header_of
-from edged.domain.samples.returned import ID_HEADER
+from edged.domain.samples import returned
 from edged.domain.topology import Device
 from edged.errors import RejectedRecord
 from edged.ports import Log, Record, TopicPartition
@@ -33,7 +32,7 @@ class KnownIds:
     async def fill(self, log: Log, partition: TopicPartition) -> None:
         """Read the topic's tail. Waits while Kafka is away."""
         if count := identity.num_ids_to_read(self._device.id):
-            for sample_id in await newest(log, partition, _id_header, count=count, within=_LOOK_BACK * count):
+            for sample_id in await newest(log, partition, _id_of, count=count, within=_LOOK_BACK * count):
                 try:
                     self._ledger.see(sample_id)
                 except RejectedRecord:
@@ -64,6 +63,5 @@ class KnownIds:
         return self._refused.get(sample_id, "")
 
 
-def _id_header(record: Record) -> str | None:
-    value = header_of(record.headers, ID_HEADER)
-    return None if value is None else value.decode(errors="replace")
+def _id_of(record: Record) -> str | None:
+    return returned.sample_id(record.headers) or None

@@ -40,7 +40,7 @@ class Intake:
     samples: Sequence[Incoming] = ()
     wants_receipts: bool = False
     rejected: RejectedRecord | None = None
-    rejected_id: str = ""
+    rejected_ids: Sequence[str] = ()
     is_pack: bool = False
     known_ids: list[str] = field(default_factory=list)
     """Of samples that came before: left out of `samples`, and their receipts are due again."""
@@ -61,7 +61,7 @@ class PacketReader:
         try:
             samples = self._samples(packet)
         except RejectedRecord as error:
-            return Intake(packet, wants_receipts=wants, rejected=error, rejected_id=_id_of(packet))
+            return Intake(packet, wants_receipts=wants, rejected=error, rejected_ids=self._ids_of(packet))
         return Intake(packet, samples, wants, is_pack=packet.topic == self._packs_topic)
 
     def _samples(self, packet: Packet) -> Sequence[Incoming]:
@@ -98,18 +98,25 @@ class PacketReader:
                 raise RejectedRecord(WRONG_PACK, f"a label in it has more than {MAX_KEY_BYTES} bytes")
 
     def _of_sample(self, sample: Sample) -> Incoming:
-        """The offset in the pack is the id of a device that declares ids, with the incarnation as its series."""
         headers = () if sample.sampled_ms is None else (sampled_header(sample.sampled_ms),)
-        sample_id = ""
-        if self._device.id != "none":
-            sample_id = f"{sample.incarnation}:{sample.offset}" if sample.incarnation else str(sample.offset)
+        if sample_id := self._id_in_pack(sample):
             headers = (*headers, (ID_HEADER, sample_id.encode()))
         key = None if sample.label is None else sample.label.encode()
         return Incoming(sample_id, Message(self._topic, sample.payload, key, headers))
 
+    def _id_in_pack(self, sample: Sample) -> str:
+        """The offset in the pack is the id of a device that declares ids, with the incarnation as its series."""
+        if self._device.id == "none":
+            return ""
+        return f"{sample.incarnation}:{sample.offset}" if sample.incarnation else str(sample.offset)
 
-def _id_of(packet: Packet) -> str:
-    """The id of a packet that is rejected, where it has one: its device may wait for a receipt."""
-    of_property = (value for name, value in packet.properties.user if name == properties.ID)
-    of_topic = topics.id_level(packet.topic)
-    return next(of_property, of_topic)
+    def _ids_of(self, packet: Packet) -> Sequence[str]:
+        """The ids of a packet that is rejected, as far as it can be read: its device may wait for receipts."""
+        if packet.topic != self._packs_topic:
+            of_property = (value for name, value in packet.properties.user if name == properties.ID)
+            return (next(of_property, topics.id_level(packet.topic)),)
+        try:
+            samples = packs.decode(packet.payload).samples
+        except FormatError:
+            return ()
+        return [self._id_in_pack(sample) for sample in samples if sample.device == self._device.name]

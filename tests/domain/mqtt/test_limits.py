@@ -12,7 +12,8 @@ from edged.domain.mqtt.limits import (
     from_connack,
     from_probe,
 )
-from edged.domain.mqtt.topics import MAX_VALUE_BYTES, may_answer_to, samples_topic
+from edged.domain.mqtt.topics import may_answer_to, samples_topic
+from edged.domain.samples.returned import MAX_VALUE_BYTES
 from edged.domain.topology import Mqtt
 
 MQTT = Mqtt("broker", packet_bytes=100_000)

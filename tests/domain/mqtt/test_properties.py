@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.mqtt.properties import MAX_PROPERTIES, described, wants_receipt
-from edged.domain.mqtt.topics import MAX_VALUE_BYTES, SampleTopic
+from edged.domain.mqtt.topics import SampleTopic
+from edged.domain.samples.returned import MAX_VALUE_BYTES
 from edged.errors import RejectedRecord
 
 
@@ -58,6 +59,15 @@ LONG = "x" * (MAX_VALUE_BYTES + 1)
 def test_what_is_too_long_or_says_two_things_is_refused(topic, user, response_topic, correlation):
     with pytest.raises(RejectedRecord, match="wrong_property"):
         described(topic, user, response_topic, correlation)
+
+
+@pytest.mark.parametrize("sample_id", ["1\n2", "1\t2", "\u2028", "\x7f"])
+@pytest.mark.parametrize("in_topic", [True, False])
+def test_an_id_that_is_no_line_of_a_receipt_is_refused(sample_id, in_topic):
+    topic = SampleTopic("cam", None, sample_id if in_topic else None)
+    with pytest.raises(RejectedRecord, match="wrong_id"):
+        described(topic, () if in_topic else (("id", sample_id),), "", b"")
+    assert described(SampleTopic("cam"), (("id", "photo 1 é"),), "", b"").sample_id == "photo 1 é"
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=30), st.text(), st.binary())

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.mqtt.topics import (
-    MAX_VALUE_BYTES,
     WRONG_TOPIC,
     PackTopic,
     SampleTopic,
@@ -22,6 +21,7 @@ from edged.domain.mqtt.topics import (
     receipts_topic,
     samples_topic,
 )
+from edged.domain.samples.returned import MAX_VALUE_BYTES
 from edged.domain.samples.sample import REASONS
 from edged.domain.topology import NAME_PATTERN
 from edged.errors import RejectedRecord

@@ -26,8 +26,15 @@ def test_what_is_too_long_does_not_come_back():
     assert sample_id(headers) == ""
 
 
-@pytest.mark.parametrize(("value", "text"), [(b"17", "17"), ("grün".encode(), "grün"), (b"\xff", ""), (b"", "")])
-def test_an_id_is_text(value, text):
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (b"17", "17"),
+        ("photo 1 ü".encode(), "photo 1 ü"),
+        *((each, "") for each in (b"\xff", b"", b"a\nb", b"a\tb", b"\x7f")),
+    ],
+)
+def test_an_id_is_text_of_one_line(value, text):
     assert sample_id([(ID, value)]) == text
     assert sample_id([]) == ""
 

@@ -232,7 +232,7 @@ async def test_a_receipt_is_sent_behind_kafka_and_again_for_what_comes_again():
         assert receipt.payload == b"1"
         world.publish(b"x", id="no counter")
         (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
-        assert receipt.payload == b"no counter wrong_id"
+        assert receipt.payload == b"no counter\twrong_id"
     assert len(world.values()) == 1
 
 
@@ -244,7 +244,7 @@ async def test_of_a_packet_that_is_refused_for_its_size_the_device_hears_by_the_
     ):
         world.broker.publish("site/iot/cam//7", b"x", problem="the packet is too large")
         (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
-        assert receipt.payload == b"7 wrong_property"
+        assert receipt.payload == b"7\twrong_property"
 
 
 async def test_who_asks_again_for_a_sample_that_was_refused_hears_so_again():
@@ -257,7 +257,35 @@ async def test_who_asks_again_for_a_sample_that_was_refused_hears_so_again():
         for _ in range(2):
             world.publish(bytes(2000), id="1")
             (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
-            assert receipt.payload == b"1 too_large"
+            assert receipt.payload == b"1\ttoo_large"
+
+
+@pytest.mark.parametrize(
+    ("stream", "numbers", "told"),
+    [
+        ("images", (1, 10**18), ["1\twrong_id", f"{10**18}\twrong_id"]),
+        ("another", (1, 2), ["1\twrong_pack", "2\twrong_pack"]),
+    ],
+)
+async def test_of_a_pack_that_is_refused_the_device_hears_for_each_of_its_samples(stream, numbers, told):
+    world = World(id="counter", receipts=True)
+    async with (
+        world.bridge(),
+        world.broker.session("cam", [topics.receipts_topic("site", "cam")], part="cam") as cam,
+    ):
+        world.publish(b"no pack", "site/packs/cam")
+        world.publish(packs.encode(Pack(stream, tuple(map(sample, numbers)))), "site/packs/cam")
+        (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
+    assert receipt.payload.decode().split("\n") == told
+
+
+async def test_who_asks_for_a_receipt_without_an_id_by_which_it_could_be_told_is_taken_and_told_of(log_lines):
+    world = World()
+    async with world.bridge():
+        world.publish(b"x", receipt="1")
+        world.publish(b"y")
+        await world.until_written(2)
+    assert [line["samples"] for line in log_lines("mqtt.id_missing")] == [1]
 
 
 async def test_what_a_refused_pack_had_is_taken_when_it_comes_alone():
@@ -271,8 +299,8 @@ async def test_what_a_refused_pack_had_is_taken_when_it_comes_alone():
 
 
 @pytest.mark.parametrize("sample_id", ["1\n2", "x" * 300])
-async def test_an_id_that_is_no_line_gets_no_receipt(sample_id):
-    world = World(id="counter", receipts=True)
+async def test_what_is_no_id_of_any_device_is_refused_and_gets_no_receipt(sample_id):
+    world = World(id="text", receipts=True)
     async with (
         world.bridge(),
         world.broker.session("cam", [topics.receipts_topic("site", "cam")], part="cam") as cam,
