@@ -5,14 +5,17 @@ Covers foreign clients, too: `mosquitto_pub` and `mosquitto_sub`, and a broker i
 
 import contextlib
 import getpass
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Self
+from typing import Any, Self
 
 from edged.adapters.embedded_broker import killed_with_parent
 from edged.adapters.mqtt.inbound import Framer, Kind
@@ -25,6 +28,7 @@ from tests.support.secured import Authority
 
 _START_S = 30.0
 _LOOK_S = 0.02
+_CONNECT, _PUBACK = 1, 4
 
 PRINTED = tuple(mosquitto.keeping(Mqtt("127.0.0.1")))
 """What `edged topics` prints, for a broker that is found and whose users are known by other lines."""
@@ -39,6 +43,17 @@ def need_mosquitto() -> None:
 def program(name: str) -> str | None:
     """Where Debian has it, also for who has no sbin on the PATH."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+
+
+def keeps_to_receive_maximum() -> bool:
+    """Whether it has no more on their way to a client than that asks for, also while it sends what has waited.
+
+    Before 2.0.13 each acknowledgement of the oldest has it send as many again (mosquitto#2301, #2306).
+    """
+    told = subprocess.run([program("mosquitto") or "", "-h"], capture_output=True, text=True, check=False).stdout
+    version = re.match(r"mosquitto version (\d+)\.(\d+)\.(\d+)", told)
+    assert version is not None, told
+    return tuple(map(int, version.groups())) >= (2, 0, 13)
 
 
 class Mosquitto(Broker):
@@ -127,6 +142,10 @@ class Mosquitto(Broker):
         """Its log."""
         return (self.folder / "output.log").read_text(errors="replace")
 
+    def num_acks(self) -> Counter[str]:
+        """Of each client, by its id, the acknowledgements that it has read."""
+        return Counter(re.findall(r"Received PUBACK from (\S+) ", self.said()))
+
     def publish(self, topic: str, payload: bytes, *options: str) -> None:
         """By `mosquitto_pub`, with QoS 1."""
         subprocess.run(
@@ -174,14 +193,17 @@ class DeafLine(Proxy):
     """In front of a broker: goes dead in the middle of what the broker sends again, once `arm` was called.
 
     Nobody is told: connections stay open and carry nothing, those too that begin until `heal`. They never do again.
+    `num_acks`: of each client, by its id, the acknowledgements that it had sent before its connection ended.
     """
 
     def __init__(self, target: int) -> None:
         super().__init__(target)
         self.is_deaf = False
+        self.num_acks: Counter[str] = Counter()
         self._is_armed = False
         self._deaf: set[object] = set()
         self._framers: dict[object, Framer] = {}
+        self._clients: dict[object, _Client] = {}
 
     def arm(self) -> None:
         """The next packet that is sent again is cut in two; connections from now on are watched."""
@@ -198,8 +220,10 @@ class DeafLine(Proxy):
         return pair in self._deaf
 
     def _to_broker(self, pair: object, data: bytes) -> None:
-        if not self._is_dead(pair):
-            super()._to_broker(pair, data)  # type: ignore[arg-type]
+        if self._is_dead(pair):
+            return
+        self._count(pair, data)
+        super()._to_broker(pair, data)  # type: ignore[arg-type]
 
     def _to_client(self, pair: object, data: bytes) -> None:
         if self._is_dead(pair):
@@ -209,12 +233,49 @@ class DeafLine(Proxy):
             data = data[: len(data) // 2]
         super()._to_client(pair, data)  # type: ignore[arg-type]
 
+    def _close(self, pair: Any) -> None:
+        with contextlib.suppress(OSError):  # there is no more
+            pair.client.setblocking(False)
+            while data := pair.client.recv(1 << 16):
+                self._count(pair, data)
+        super()._close(pair)
+        self._clients.pop(pair, None)
+
+    def _count(self, pair: object, data: bytes) -> None:
+        client = self._clients.setdefault(pair, _Client())
+        num_acks = client.acknowledged(data)
+        self.num_acks[client.id] += num_acks
+
     def _is_sent_again(self, pair: object, data: bytes) -> bool:
         """Of a connection that began before it was armed, nobody knows where a packet begins; it is cut anyway."""
         if pair not in self._framers and data[:1] != b"\x20":
             return False
         frames = self._framers.setdefault(pair, Framer(1 << 20)).feed(data)
         return any(frame.kind == Kind.PUBLISH and frame.first & 8 for frame in frames)
+
+
+class _Client:
+    """What a client sends in one connection. `id`: as its CONNECT says."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self._framer = Framer(1 << 20)
+
+    def acknowledged(self, data: bytes) -> int:
+        """How many acknowledgements these bytes complete."""
+        count = 0
+        for frame in self._framer.feed(data):
+            if frame.kind == _CONNECT:
+                self.id = _client_id(frame.body)
+            count += frame.kind == _PUBACK
+        return count
+
+
+def _client_id(connect: bytearray) -> str:
+    """The first field behind the header of ten bytes, and behind MQTT 5's properties, here of less than 128 bytes."""
+    at = 11 + connect[10] if connect[6] == 5 else 10
+    (size,) = struct.unpack_from("!H", connect, at)
+    return connect[at + 2 : at + 2 + size].decode()
 
 
 class Stranger:
