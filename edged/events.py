@@ -646,8 +646,8 @@ EVENTS: Mapping[str, Event] = {
     ),
     "buffer.refused": event(
         "The edge refuses a sample for good, and has put it with the dead letters; or the MQTT broker does, and takes "
-        "those behind it, which wait. It is not sent again. Total: since the start. `suppressed` more such lines for "
-        "this reason.",
+        "those behind it, which wait; or Kafka's topic takes none of its size. It is not sent again. Total: since "
+        "the start. `suppressed` more such lines for this reason.",
         sample_id=str, reason=str, total=int, suppressed=int,
     ),
     "buffer.stuck": event(

@@ -104,6 +104,10 @@ def payload(number):
     return number.to_bytes(3)
 
 
+def jpeg(num_bytes):
+    return b"\xff\xd8\xff".ljust(num_bytes, b"\0")
+
+
 async def test_a_sample_arrives_with_label_time_and_id(bed):
     async with bed.edge(), bed.device() as cam:
         labelled = await cam.publish(payload(1), "high", sampled_ms=17)
@@ -450,6 +454,32 @@ async def test_over_mqtt_what_the_broker_never_takes_is_given_up_for_those_behin
         assert cam.trouble == ""
     assert [each for _, each, _ in bed.arrived] == [payload(number) for number in range(1, 200)]
     assert [line["sample_id"] for line in log_lines("buffer.refused")] == [never]
+
+
+async def test_over_kafka_what_the_topic_never_takes_is_refused_with_its_reason_and_holds_up_none(tmp_path, log_lines):
+    """What it takes may have changed while the sample was in the buffer."""
+    bed = KafkaBed()
+    async with bed.device(codec="jpeg", buffer=tmp_path) as cam:
+        bed.go_away(True)
+        for number in range(100):
+            await cam.publish(jpeg(3000 if number in {0, 70, 71} else 100))
+        bed.log.set(TOPIC, "max.message.bytes", "2000")
+        bed.go_away(False)
+        await cam.flush()
+        assert (cam.backlog.samples, cam.backlog.refused) == (0, 3)
+    assert [len(each) for _, each, _ in bed.arrived] == [100] * 97
+    (line,) = log_lines("buffer.refused")
+    assert f"is too large for topic {TOPIC}" in line["reason"]
+
+
+async def test_over_mqtt_what_is_too_large_for_any_packet_is_refused_before_it_is_buffered(tmp_path):
+    broker = MemoryMqttBroker(RecordingHealth())
+    address = Mqtt("localhost:1", packet_bytes=1000)
+    async with made(address, broker=broker, codec="jpeg", buffer=tmp_path) as cam:
+        with pytest.raises(RejectedRecord, match="too_large"):
+            await cam.publish(jpeg(1001))
+        assert await cam.publish(jpeg(500))
+        assert cam.backlog.samples == 1
 
 
 async def test_over_mqtt_predictions_that_nobody_takes_are_bounded_and_keep_no_receipt_back(

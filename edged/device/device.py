@@ -16,6 +16,7 @@ from edged.device.inbox import Inbox
 from edged.device.kafka import KafkaLink, StraightOutbox
 from edged.device.mqtt import MqttLink
 from edged.device.outbox import DiskOutbox, MemoryOutbox
+from edged.domain.counted import counted
 from edged.domain.device.sample import Draft
 from edged.domain.device.segments import Bounds, OnFull
 from edged.domain.samples import rules
@@ -23,6 +24,7 @@ from edged.domain.samples.prediction import Prediction
 from edged.domain.samples.times import MAX_SAMPLED_MS
 from edged.domain.topology import Codec, Dtype, Kafka, Mqtt, Security, Stream
 from edged.domain.topology import Device as DeviceSpec
+from edged.errors import RejectedRecord
 from edged.ports import Log, MqttBroker
 
 if TYPE_CHECKING:  # neither is loaded before it is needed
@@ -55,7 +57,8 @@ class Backlog(NamedTuple):
     """`samples`, `num_bytes`: in the buffer, without a receipt. The others count since the device was entered.
 
     `dropped`: removed before their receipt, because there was no room or they were too old. `damaged`: could not be
-    read any more. `refused`: by the edge or, where it holds up others, by the MQTT broker.
+    read any more. `refused`: by the edge, for its size by Kafka's topic or, where it holds up others, by the MQTT
+    broker.
     """
 
     samples: int = 0
@@ -192,8 +195,9 @@ class Device:
         """Publish one sample in the device's codec; return its id once it is safe.
 
         With a buffer: once it is durable on this device's disk. It is then delivered, unless the buffer's bounds drop
-        it first, however often network, brokers, edge and this process end. Without one: once Kafka holds it, exactly
-        once; but with an MQTT broker of 3.1.1, and without `receipts`, once the broker has acknowledged it.
+        it first, or it is refused, see `Backlog`, however often network, brokers, edge and this process end. Without
+        one: once Kafka holds it, exactly once; but with an MQTT broker of 3.1.1, and without `receipts`, once the
+        broker has acknowledged it.
 
         `sampled_ms`: when it was taken, as Unix time; None: now, by this machine's clock. Raises ValueError for what no
         edge reads.
@@ -260,6 +264,9 @@ class Device:
                 raise TypeError(f"a {what} is {kind.__name__}, not {type(text).__name__}")
         written = None if label is None else label.encode(errors="surrogatepass")  # what is no text is then refused
         label = rules.check_record(written, payload, self._at.stream, self._at.device.codec)
+        most = None if self._at.mqtt is None else self._at.mqtt.packet_bytes
+        if most is not None and len(payload) > most:
+            raise RejectedRecord(rules.TOO_LARGE, f"{counted(len(payload), 'byte')}; a packet has at most {most}")
         return Draft(None if label is None else label.encode(), payload, max(0, sampled_ms))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
+from edged.appending import append_what_fits
 from edged.device.attachment import Attachment
 from edged.device.inbox import Inbox
 from edged.device.outbox import Outbox
@@ -78,7 +79,7 @@ class KafkaLink:
     async def send(self, outbox: Outbox, num_left: int) -> None:
         """Send samples from the outbox until cancelled. `num_left`: samples that an earlier run left in it.
 
-        A sample that is too large for the topic holds up the others until an administrator raises the topic's limit.
+        A sample that is too large for the topic is refused.
         """
         try:
             there = await self._there() if num_left else frozenset()
@@ -86,10 +87,9 @@ class KafkaLink:
                 batch = await outbox.take(MAX_IN_FLIGHT, _MAX_BATCH_BYTES)
                 new = [each for each in batch if each.id not in there]
                 drafts = [Draft(each.sample.label, each.sample.payload, each.sample.sampled_ms) for each in new]
-                if new:
-                    await self._log.append(list(map(self._message, (each.id for each in new), drafts)))
-                for each in batch:
-                    outbox.settled(each)
+                messages = list(map(self._message, (each.id for each in new), drafts))
+                for index, error in (await append_what_fits(self._log, messages)).items():
+                    outbox.settled(new[index], str(error))
                 outbox.passed(batch[-1].position)
         except LogRefused as error:
             outbox.failed(error)

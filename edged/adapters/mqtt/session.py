@@ -131,10 +131,16 @@ class PahoSession:
         if self._connection is None or not self._set_up.is_set():
             raise MqttUnavailable(self._reason)
         assert self._limits is not None
-        most, size = self._limits.packet_bytes, _size(topic, payload, properties)
+        most, size = self._max_packet_bytes, _size(topic, payload, properties)
         if most is not None and size > most:
             raise MqttRefused(f"the packet to {topic} has {size} bytes; the broker takes {most}")
         return self._connection.publish(topic, payload, properties)
+
+    @property
+    def _max_packet_bytes(self) -> int | None:
+        """Over 3.1.1 no broker says what it takes, and the edge takes no more than the topology says."""
+        assert self._limits is not None
+        return self._options.packet_bytes if self._limits.version == "3.1.1" else self._limits.packet_bytes
 
     def pause(self) -> None:
         """See `ports.MqttSession`."""

@@ -15,6 +15,9 @@ from edged.domain.text import normal_form, shown
 from edged.domain.topology import Codec, Stream
 from edged.errors import RejectedRecord
 
+TOO_LARGE = "too_large"
+"""The reason for which more bytes than may be are refused: one of `domain.samples.sample.REASONS`."""
+
 MAX_KEY_BYTES = 256
 """Bytes of a record's key, which is a label; no name is longer."""
 
@@ -57,7 +60,7 @@ def check_payload(value: bytes, stream: Stream, codec: str, check_numbers: Calla
         if stream.dtype == "float32":
             check_numbers(value)
     if len(value) > MAX_BYTES:
-        raise RejectedRecord("too_large", f"{counted(len(value), 'byte')}; at most {MAX_BYTES}")
+        raise RejectedRecord(TOO_LARGE, f"{counted(len(value), 'byte')}; at most {MAX_BYTES}")
     if codec != "raw" and not value.startswith(MAGIC[codec]):
         raise RejectedRecord("not_an_image", _not_of(codec, value))
 

@@ -18,20 +18,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 
+from edged.appending import append_what_fits
 from edged.domain.mqtt import topics
 from edged.domain.mqtt.properties import DOUBLE_HEADER
 from edged.domain.mqtt.receipts import line
 from edged.domain.mqtt.resent import Origin, Resent
 from edged.domain.samples.returned import is_id
+from edged.domain.samples.rules import TOO_LARGE
 from edged.domain.topology import Device, Topology
-from edged.errors import RecordTooLarge, RejectedRecord
+from edged.errors import RejectedRecord
 from edged.log import logger
 from edged.ports import Log, MqttSession, Packet, Progress, Record, TopicPartition
 from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
 from edged.services.mqtt.bridge_report import BridgeReport
 from edged.services.mqtt.known_ids import KnownIds
 from edged.services.mqtt.receipts import Receipts
-from edged.services.mqtt.records import TOO_LARGE, Incoming, Intake, PacketReader
+from edged.services.mqtt.records import Incoming, Intake, PacketReader
 
 PATIENCE_S = 20.0
 """How long a device's connection stays open while Kafka takes nothing. A broker keeps the packets without a connection,
@@ -168,17 +170,9 @@ class DeviceBridge:
 
     async def _append(self, samples: Sequence[Incoming]) -> None:
         """Append the samples to the topic; those that it does not take have a `refusal` afterwards."""
-        pending = list(samples)
-        while pending:
-            try:
-                await self._log.append([sample.message for sample in pending], refuse_too_large=True)
-            except RecordTooLarge as error:
-                refused = pending.pop(error.index)
-                del pending[: len(error.written)]
-                refused.refusal = TOO_LARGE
-                self._known_ids.refuse(refused.id, TOO_LARGE)
-            else:
-                break
+        for index in await append_what_fits(self._log, [sample.message for sample in samples]):
+            samples[index].refusal = TOO_LARGE
+            self._known_ids.refuse(samples[index].id, TOO_LARGE)
         written = [sample for sample in samples if not sample.refusal]
         self._report.written(len(written), sum(len(sample.message.value) for sample in written))
 

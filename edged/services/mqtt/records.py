@@ -11,7 +11,7 @@ from edged.domain.mqtt.properties import WRONG_PROPERTY
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.returned import ID_HEADER
-from edged.domain.samples.rules import MAX_KEY_BYTES
+from edged.domain.samples.rules import MAX_KEY_BYTES, TOO_LARGE
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import sampled_header
 from edged.domain.text import shown
@@ -20,7 +20,6 @@ from edged.errors import FormatError, RejectedRecord
 from edged.ports import Message, Packet
 
 WRONG_PACK = "wrong_pack"
-TOO_LARGE = "too_large"
 
 
 @dataclass(slots=True)
