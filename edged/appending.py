@@ -4,25 +4,34 @@ For services and devices. See also: `ports.Log.append`, which takes all or waits
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from edged.errors import RecordTooLarge
 from edged.ports import Log, Message
 
 
-async def append_what_fits(log: Log, messages: Sequence[Message]) -> dict[int, RecordTooLarge]:
+class Appended(NamedTuple):
+    """`offsets`: of the messages that are in the log now. `refused`: why the others are not, by their index."""
+
+    offsets: list[int]
+    refused: dict[int, RecordTooLarge]
+
+
+async def append_what_fits(log: Log, messages: Sequence[Message]) -> Appended:
     """Write the messages of one partition in order, but for those that their topic does not take.
 
-    Returns why not, by their index, once all others are acknowledged. Cancelled: each may or may not be in the log.
+    Returns once all others are acknowledged. Cancelled: each may or may not be in the log.
     """
-    refused: dict[int, RecordTooLarge] = {}
+    appended = Appended([], {})
     pending = list(enumerate(messages))
     while pending:
         try:
-            await log.append([message for _index, message in pending], refuse_too_large=True)
+            appended.offsets.extend(await log.append([message for _index, message in pending], refuse_too_large=True))
         except RecordTooLarge as error:
             index, _message = pending.pop(error.index)
-            refused[index] = error
+            appended.refused[index] = error
+            appended.offsets.extend(error.written)
             del pending[: len(error.written)]
         else:
             break
-    return refused
+    return appended

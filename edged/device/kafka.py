@@ -88,7 +88,7 @@ class KafkaLink:
                 new = [each for each in batch if each.id not in there]
                 drafts = [Draft(each.sample.label, each.sample.payload, each.sample.sampled_ms) for each in new]
                 messages = list(map(self._message, (each.id for each in new), drafts))
-                for index, error in (await append_what_fits(self._log, messages)).items():
+                for index, error in (await append_what_fits(self._log, messages)).refused.items():
                     outbox.settled(new[index], str(error))
                 outbox.passed(batch[-1].position)
         except LogRefused as error:

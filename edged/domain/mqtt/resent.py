@@ -51,9 +51,13 @@ class Resent:
         if len(self._sent) > _MAX_KNOWN:
             self._sent.popitem(last=False)
 
+    def had_company(self) -> None:
+        """Another client has had the session: what the broker sends again may have come to that one."""
+        self._first = 0
+
     def _origin(self, packet_id: int) -> Origin:
         was_sent = self._sent.get(packet_id)
-        if was_sent is None:  # the broker sent it before, and it did not come here
+        if was_sent is None:  # the broker sent it before, to this client or another
             is_ours = self._counts_up and self._first and _is_after(self._first, packet_id)
             return "new" if is_ours else "unknown"
         return "unknown" if was_sent and not self._counts_up else "written"

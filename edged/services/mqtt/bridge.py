@@ -69,6 +69,10 @@ class DeviceBridge:
         self._reader = PacketReader(topology.site, device, self._topic)
         self._known_ids = KnownIds(device, report)
         self._resent = Resent()
+        self._end = 0
+        """Of the device's topic, as this bridge knows it."""
+        self._connection = 0
+        self._is_shared = False
         self._num_steps = 0
         self._is_taking = False
         self._ended: asyncio.Task[None] | None = None
@@ -80,8 +84,8 @@ class DeviceBridge:
     async def run(self) -> None:
         """Take packets until cancelled. Waits while Kafka is away. Cancelled: the broker sends them again."""
         with self._patient():
-            has_records = await self._fill()
-        expects_session = has_records
+            await self._fill()
+        expects_session = self._end > 0
         while True:
             packets = await self._session.receive(max_packets=self._window, timeout_s=_POLL_S)
             if expects_session and self._session.was_resumed is not None:
@@ -90,6 +94,7 @@ class DeviceBridge:
                     logger().warning("mqtt.session_lost", client=self._client_id)
             if packets:
                 self._is_taking = True
+                await self._look_for_others(packets[-1].connection)
                 await self._take(packets)
                 self._is_taking = False
                 self._num_steps += len(packets)
@@ -102,12 +107,26 @@ class DeviceBridge:
         if not self._is_taking:
             task.cancel()
 
-    async def _fill(self) -> bool:
-        """Learn the ids in the topic's tail. Returns whether the topic has records."""
+    async def _fill(self) -> None:
+        """Learn the topic's end, and the ids in its tail."""
         partition = TopicPartition(self._topic)
-        low, _stable, high = (await self._log.watermarks([partition]))[partition]
+        self._end = (await self._log.watermarks([partition]))[partition].high
         await self._known_ids.fill(self._log, partition)
-        return high > low
+
+    async def _look_for_others(self, connection: int) -> None:
+        """At a new connection: another edge that had the session meanwhile has written what may come again.
+
+        It is a cloned card's, or the former one of a device that has moved; what it is writing now is not seen.
+        """
+        if connection == self._connection:
+            return
+        self._connection = connection
+        partition = TopicPartition(self._topic)
+        with self._patient():
+            if (await self._log.watermarks([partition]))[partition].high != self._end:
+                self._is_shared = True
+                self._resent.had_company()
+                await self._fill()
 
     async def _take(self, packets: Sequence[Packet]) -> None:
         intakes = self._sorted(packets)
@@ -137,7 +156,7 @@ class DeviceBridge:
         return intakes
 
     def _may_be_of_earlier_process(self, packet: Packet) -> bool:
-        return packet.session > 1 or self._session.was_resumed is True
+        return self._is_shared or packet.session > 1 or self._session.was_resumed is True
 
     def _without_known(self, intake: Intake) -> Intake:
         """Without samples whose ids are known; rejected as a whole if an id is not of the declared kind."""
@@ -170,7 +189,9 @@ class DeviceBridge:
 
     async def _append(self, samples: Sequence[Incoming]) -> None:
         """Append the samples to the topic; those that it does not take have a `refusal` afterwards."""
-        for index in await append_what_fits(self._log, [sample.message for sample in samples]):
+        appended = await append_what_fits(self._log, [sample.message for sample in samples])
+        self._end = max([self._end, *(offset + 1 for offset in appended.offsets)])
+        for index in appended.refused:
             samples[index].refusal = TOO_LARGE
             self._known_ids.refuse(samples[index].id, TOO_LARGE)
         written = [sample for sample in samples if not sample.refusal]

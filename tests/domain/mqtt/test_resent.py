@@ -61,6 +61,17 @@ def test_what_a_process_before_may_have_written_is_unknown_and_what_it_never_was
     assert resent.arrived(1, 41, is_resent=True) == "unknown"
 
 
+def test_what_another_client_may_have_had_is_unknown_until_the_next_new_packet():
+    resent = Resent()
+    written(resent, 50, is_acknowledged=False)
+    resent.had_company()
+    assert resent.arrived(1, 50, is_resent=True) == "written"
+    assert resent.arrived(1, 51, is_resent=True) == "unknown"
+    assert resent.arrived(1, 60, is_resent=False) == "new"
+    assert resent.arrived(1, 61, is_resent=True) == "new"
+    assert resent.arrived(1, 52, is_resent=True) == "unknown"
+
+
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 65_535), st.booleans(), st.booleans()), max_size=200))
 def test_nothing_is_taken_for_written_that_was_not(events):
     resent = Resent()

@@ -153,7 +153,9 @@ async def test_a_connection_that_breaks_while_kafka_is_slow_makes_no_doubles():
     assert len(world.values()) == 2 * WINDOW
 
 
-async def test_acknowledgements_that_are_lost_on_their_way_make_no_doubles_of_constant_payloads():
+@pytest.mark.parametrize("others", [0, 1])
+async def test_acknowledgements_that_are_lost_on_their_way_make_no_doubles_of_constant_payloads(others):
+    """Nor where another program writes to the device's topic."""
     world = World()
     async with world.bridge():
         world.broker.takes_acknowledgements = False
@@ -161,10 +163,11 @@ async def test_acknowledgements_that_are_lost_on_their_way_make_no_doubles_of_co
             world.publish(b"the same")
         await until(lambda: len(world.values()) == WINDOW)
         await asyncio.sleep(1)
+        await world.log.append([Message(TOPIC, b"another's")] * others)
         world.broker.takes_acknowledgements = True
         world.broker.cut()
-        await world.until_written(2 * WINDOW)
-    assert len(world.values()) == 2 * WINDOW
+        await world.until_written(2 * WINDOW + others)
+    assert len(world.values()) == 2 * WINDOW + others
 
 
 async def test_killed_before_the_acknowledgement_a_window_is_doubled_at_most_marked_and_counted(log_lines):
@@ -201,6 +204,33 @@ async def test_with_ids_a_kill_doubles_nothing(kind):
     assert ids == [b"%d" % i for i in range(2 * WINDOW)]
     assert world.report.bridged.duplicates == WINDOW
     assert world.report.bridged.doubles == 0
+
+
+@pytest.mark.parametrize("kind", ["none", "counter", "text"])
+async def test_two_edges_that_take_a_session_from_each_other_double_no_id_and_mark_what_they_double(kind):
+    """A cloned card, or a device that has moved while its former edge goes on."""
+    world = World(id=kind)
+    async with world.bridge() as first:
+        world.publish(b"the same", id="0")
+        await world.until_written(1)
+        async with world.bridge():
+            world.broker.takes_acknowledgements = False
+            for i in range(1, WINDOW + 1):
+                world.publish(b"the same", id=str(i))
+            await until(lambda: len(world.values()) == WINDOW + 1)
+            await asyncio.sleep(1)
+            world.broker.takes_acknowledgements = True
+            first.connect()
+            world.publish(b"the same", id=str(WINDOW + 1))
+            await until(lambda: not world.broker.num_unacknowledged(CLIENT))
+            await asyncio.sleep(2)
+    ids = [dict(record.headers)["edged-sample-id"].decode() for record in world.log.records(TOPIC)]
+    marked = [
+        id_ for id_, record in zip(ids, world.log.records(TOPIC), strict=True) if "edged-double" in dict(record.headers)
+    ]
+    twice = [str(i) for i in range(1, WINDOW + 1)] if kind == "none" else []
+    assert ids == [*(str(i) for i in range(WINDOW + 1)), *twice, str(WINDOW + 1)]
+    assert marked == twice
 
 
 async def test_a_counter_tells_what_never_came_and_when_it_begins_anew(log_lines):
