@@ -193,8 +193,8 @@ async def test_edge_kafka_and_link_killed_at_random_lose_nothing_that_was_acknow
 ) -> None:
     """Of a device without ids each kill of the edge may double a window, all of it marked, and no sample twice.
 
-    A Mosquitto that sends more than a window ahead has more unread acknowledgements than that when the edge is killed:
-    those, which passed the line and are not in its log, come again, too.
+    A Mosquitto that sends more than a window ahead may have missed more acknowledgements than that when the edge is
+    killed: those, which the edge has sent and are not in its log, come again, too.
     """
     async with at_large(fresh_apache_kafka, tmp_path) as world:
         async with world.publishing():

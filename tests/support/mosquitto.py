@@ -193,7 +193,7 @@ class DeafLine(Proxy):
     """In front of a broker: goes dead in the middle of what the broker sends again, once `arm` was called.
 
     Nobody is told: connections stay open and carry nothing, those too that begin until `heal`. They never do again.
-    `num_acks`: of each client, by its id, the acknowledgements that it had sent before its connection ended.
+    `num_acks`: of each client, by its id, the acknowledgements that it has sent, on dead lines, too.
     """
 
     def __init__(self, target: int) -> None:
@@ -220,10 +220,9 @@ class DeafLine(Proxy):
         return pair in self._deaf
 
     def _to_broker(self, pair: object, data: bytes) -> None:
-        if self._is_dead(pair):
-            return
         self._count(pair, data)
-        super()._to_broker(pair, data)  # type: ignore[arg-type]
+        if not self._is_dead(pair):
+            super()._to_broker(pair, data)  # type: ignore[arg-type]
 
     def _to_client(self, pair: object, data: bytes) -> None:
         if self._is_dead(pair):
