@@ -27,15 +27,10 @@ class Received:
         self._packets: deque[Packet] = deque()
         self._some = asyncio.Event()
         self._lines = ThrottledLog()
-        self._num_with_id = self._unasked_bytes = 0
-        self._num_dropped = 0
+        self._unasked_bytes = self._num_dropped = 0
         self._session = 0
         self.connection = 0
         self.was_resumed: bool | None = None
-
-    def __len__(self) -> int:
-        """Packets with an id: those that wait for their acknowledgements."""
-        return self._num_with_id
 
     def connected(self, *, is_resumed: bool) -> None:
         """There is another connection; `is_resumed`: the broker still has the session. Logs when it has lost it."""
@@ -51,13 +46,11 @@ class Received:
 
     def put(self, packet: Packet) -> None:
         """A packet of the present connection, which gets its numbers here. One without an id only if there is room."""
-        if packet.packet_id:
-            self._num_with_id += 1
-        elif self._unasked_bytes > self._max_unasked_bytes:
-            self._num_dropped += 1
-            self._lines.warning("mqtt.dropped", None, client=self._client_id, packets=self._num_dropped)
-            return
-        else:
+        if not packet.packet_id:
+            if self._unasked_bytes > self._max_unasked_bytes:
+                self._num_dropped += 1
+                self._lines.warning("mqtt.dropped", None, client=self._client_id, packets=self._num_dropped)
+                return
             self._unasked_bytes += _num_bytes(packet)
         self._packets.append(replace(packet, session=self._session, connection=self.connection))
         self._some.set()
@@ -70,14 +63,12 @@ class Received:
                 async with asyncio.timeout(timeout_s):
                     await self._some.wait()
         taken = [self._packets.popleft() for _ in range(min(max_packets, len(self._packets)))]
-        self._num_with_id -= sum(packet.packet_id > 0 for packet in taken)
         self._unasked_bytes -= sum(_num_bytes(packet) for packet in taken if not packet.packet_id)
         return taken
 
     def drop_resent(self) -> None:
         """Forget what the broker sends again at the next connection: all packets with an id."""
         self._packets = deque(packet for packet in self._packets if not packet.packet_id)
-        self._num_with_id = 0
 
 
 def _num_bytes(packet: Packet) -> int:

@@ -72,8 +72,9 @@ class MqttSession(Protocol):
     async def receive(self, *, max_packets: int, timeout_s: float) -> list[Packet]:
         """The next packets in the broker's order; empty when none came within `timeout_s`, also without a connection.
 
-        Packets that wait for this call are bounded by the session's window: without it, the broker has to wait. Of QoS
-        0 a bounded number of bytes is kept; what comes beyond is dropped and logged.
+        Packets without an acknowledgement are bounded by the session's window, also where the broker sends more, but
+        for one: without acknowledgements it has to wait. Of QoS 0 a bounded number of bytes is kept; what comes beyond
+        is dropped and logged.
         Cancelled: none is lost.
         """
 

@@ -7,6 +7,7 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -87,6 +88,7 @@ class Connection:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._framer = Framer(options.packet_bytes)
+        self._frames: Iterator[Frame] = iter(())
         self._wire = Wire(made.fileno())
         self._client = client = Client(self._wire, options.client_id, is_v5=options.is_v5)
         client.on_connect = self._on_connect
@@ -130,8 +132,11 @@ class Connection:
 
     def read_on(self) -> None:
         """Read again after `arrived` has returned False."""
-        if self._is_held and self._end is None:
-            self._is_held = False
+        if not self._is_held or self._end is not None:
+            return
+        self._is_held = False
+        self._handle_all()
+        if not self._is_held and self._end is None:
             self._loop.add_reader(self._socket, self._read)
             self._loop.call_soon(self._read)  # what TLS has unpacked already shows at no socket
 
@@ -168,16 +173,25 @@ class Connection:
             if not self._has_begun:
                 _expect_connack(data)
                 self._has_begun = True
-            for frame in self._framer.feed(data):
+        except ProtocolViolation as violation:
+            self._finish(End("refused", str(violation)))
+        else:
+            self._frames = self._framer.feed(data)
+            self._handle_all()
+
+    def _handle_all(self) -> None:
+        """Handle the frames of what was read last, or those up to where it is held."""
+        try:
+            for frame in self._frames:
                 self._handle(frame)
-                if self._end is not None:
+                if self._end is not None or self._is_held:
                     return
         except ProtocolViolation as violation:
             self._finish(End("refused", str(violation)))
 
     def _handle(self, frame: Frame) -> None:
         if frame.kind == Kind.PUBLISH:
-            if not self._owner.arrived(publish(frame, has_properties=self._options.is_v5)) and not self._is_held:
+            if not self._owner.arrived(publish(frame, has_properties=self._options.is_v5)):
                 self._is_held = True
                 self._loop.remove_reader(self._socket)
         elif frame.kind == Kind.DISCONNECT:

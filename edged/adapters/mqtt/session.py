@@ -54,6 +54,8 @@ class PahoSession:
         self._health = health
         self._part = part
         self._received = Received(options.client_id, unasked_bytes(options.window, options.packet_bytes))
+        self._num_unacknowledged = 0
+        """Packets of the present connection."""
         self._connection: Connection | None = None
         self._give_up: Callable[[], None] | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -99,10 +101,7 @@ class PahoSession:
 
     async def receive(self, *, max_packets: int, timeout_s: float) -> list[Packet]:
         """See `ports.MqttSession`."""
-        packets = await self._received.take(max_packets, timeout_s)
-        if self._connection is not None and self._has_room:
-            self._connection.read_on()
-        return packets
+        return await self._received.take(max_packets, timeout_s)
 
     def acknowledge(self, packets: Sequence[Packet]) -> bool:
         """See `ports.MqttSession`."""
@@ -112,6 +111,9 @@ class PahoSession:
                 is_sent = False
             elif packet.packet_id:
                 self._connection.acknowledge(packet.packet_id)
+                self._num_unacknowledged -= 1
+        if self._connection is not None and self._has_room:
+            self._connection.read_on()
         return is_sent
 
     async def publish(self, topic: str, payload: bytes, properties: PacketProperties = _NONE) -> Verdict:
@@ -159,6 +161,7 @@ class PahoSession:
         self._was_accepted = True
         self._limits = limits
         self._outage.end(self)
+        self._num_unacknowledged = 0
         self._received.connected(is_resumed=is_resumed)
 
     def subscribed(self) -> None:
@@ -172,6 +175,7 @@ class PahoSession:
 
     def arrived(self, packet: Packet) -> bool:
         """See `connection.Owner`."""
+        self._num_unacknowledged += packet.packet_id > 0
         self._received.put(packet)
         return self._has_room
 
@@ -191,8 +195,11 @@ class PahoSession:
 
     @property
     def _has_room(self) -> bool:
-        """A broker of MQTT 5 sends no more by itself; while nothing is read, no acknowledgement is, either."""
-        return len(self._received) <= self._options.window
+        """A broker that keeps to the window sends no more by itself; Mosquitto before 2.0.13 does (mosquitto#2306).
+
+        While nothing is read, no acknowledgement is, either.
+        """
+        return self._num_unacknowledged <= self._options.window
 
     def _dial(self) -> None:
         self._retry = None

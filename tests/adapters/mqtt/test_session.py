@@ -189,6 +189,31 @@ async def test_a_flood_of_quality_0_is_read_on_and_dropped_where_nobody_takes_it
     assert {line["client"] for line in log_lines("mqtt.dropped")} == {"edge"}
 
 
+def publish(packet_id: int) -> bytes:
+    """A PUBLISH of QoS 1 to x."""
+    return b"\x32\x07\x00\x01x" + packet_id.to_bytes(2) + b"\x00!"
+
+
+async def test_a_broker_that_sends_more_than_the_window_at_once_is_held_to_it(process):
+    """As Mosquitto 2.0.11 does with what has waited: what is taken and not acknowledged may come twice."""
+    granted = b"\x20\x03\x00\x00\x00\x90\x04\x00\x01\x00\x01"
+    with Stranger(granted + b"".join(map(publish, range(1, 51)))) as stranger:
+        mqtt = Mqtt(f"127.0.0.1:{stranger.port}", window=4)
+        async with (
+            PahoBroker(mqtt, RecordingHealth()) as broker,
+            broker.session("edge", ["x"], part="device/cam") as session,
+        ):
+            ids: list[int] = []
+            while len(ids) < 50:
+                packets = await session.receive(max_packets=4, timeout_s=60.0)
+                packets += await session.receive(max_packets=50, timeout_s=0.05)
+                assert len(packets) <= 5
+                assert await session.receive(max_packets=50, timeout_s=0.05) == []
+                ids += [packet.packet_id for packet in packets]
+                assert session.acknowledge(packets)
+    assert ids == list(range(1, 51))
+
+
 async def test_leaving_ends_connections_that_are_under_way(process):
     with Stranger(b"") as stranger:
         health = RecordingHealth()
