@@ -18,7 +18,6 @@ from confluent_kafka import Producer
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.mqtt import PahoBroker
-from edged.adapters.parquet.store import ParquetStore
 from edged.cli.demo.observer import archived_samples
 from edged.device import Buffer, Device
 from edged.domain.mqtt import topics
@@ -27,6 +26,7 @@ from edged.domain.topology import Mqtt, Topology
 from edged.errors import MqttUnavailable
 from edged.ports import MqttBroker, MqttSession, PacketProperties, Record, TopicPartition
 from edged.reading import read_to_end
+from tests.support.archive_samples import open_archive
 from tests.support.site import Site
 from tests.support.soak.devices import LIBRDKAFKA
 
@@ -112,7 +112,7 @@ class FleetSite(Site):
 
     def num_archived(self) -> int:
         """Samples of the edge in the archive, as its files' names say."""
-        sources = ParquetStore(self.archive_folder.as_uri()).summaries("fashion")
+        sources = open_archive(self.archive_folder).summaries("fashion")
         return sum(each.samples for each in sources if each.source == "pi-a")
 
     def archived_places(self) -> Counter[tuple[str, int]]:
