@@ -25,7 +25,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,7 @@ _MAX_FOOTER_BYTES = 64 << 20
 _MAX_ROW_GROUP_BYTES = 64 << 20
 _MAX_OFFSET_BYTES = 8 * (MAX_SAMPLES + 1)
 """Of a block's payloads as Arrow has them, besides the bytes."""
+_MAX_FILE_BYTES = 1 << 50
 _CHUNK_BYTES = 1 << 20
 _DIGEST_KEY = b"edged.sha256\x18\x40"
 """The key, followed by Thrift's header of a value of 64 bytes."""
@@ -136,11 +137,13 @@ class Contents:
         return history
 
 
-class Footer(NamedTuple):
-    """Parquet's own metadata and what edged wrote into it."""
+@dataclass(frozen=True, eq=False)
+class Footer:
+    """Parquet's own metadata and what edged wrote into it; and readers of blocks of the file, to be used again."""
 
     metadata: Any
     contents: Contents
+    idle: "list[_GroupReader]" = field(default_factory=list, repr=False)
 
 
 def encode(
@@ -388,7 +391,7 @@ def read_block(raw: BinaryIO, footer: Footer, block: int) -> PackColumns:
 
 def _at_position(raw: BinaryIO, footer: Footer, block: int) -> pa.Table | None:
     """The row group in which edged has put the block; None when it cannot be that."""
-    metadata, contents = footer
+    metadata, contents = footer.metadata, footer.contents
     if not contents.rows[block]:
         return _COLUMNS.empty_table()
     number = int((contents.rows[:block] > 0).sum())
@@ -399,25 +402,51 @@ def _at_position(raw: BinaryIO, footer: Footer, block: int) -> pa.Table | None:
     if group.num_rows != contents.rows[block] or max(end - start, group.total_byte_size) > _MAX_ROW_GROUP_BYTES:
         return None
     raw.seek(start)
-    part = _Part(start, raw.read(end - start))
-    return _open(part, metadata).read_row_group(number, columns=_SAMPLE_COLUMNS, use_threads=False)
+    content = raw.read(end - start)
+    try:
+        reader = footer.idle.pop()
+    except IndexError:
+        reader = _GroupReader(metadata)
+    table = reader.read(number, start, content)
+    footer.idle.append(reader)
+    return table
 
 
 def _range_of(group: Any) -> tuple[int, int]:
-    """Where the row group begins and ends in the file."""
-    columns = [group.column(number) for number in range(group.num_columns)]
-    starts = [min(filter(None, (each.dictionary_page_offset, each.data_page_offset))) for each in columns]
-    ends = [start + each.total_compressed_size for start, each in zip(starts, columns, strict=True)]
-    return min(starts), max(ends)
+    """Where the row group begins and ends in the file, in which its columns follow each other."""
+    first, last = group.column(0), group.column(group.num_columns - 1)
+    start, last_start = (
+        min(filter(None, (each.dictionary_page_offset, each.data_page_offset))) for each in (first, last)
+    )
+    return start, last_start + last.total_compressed_size
+
+
+class _GroupReader:
+    """Decodes row groups of a file whose bytes it is given. One at a time."""
+
+    def __init__(self, metadata: Any) -> None:
+        self._part = _Part()
+        self._parquet = _open(self._part, metadata)
+
+    def read(self, number: int, start: int, content: bytes) -> pa.Table:
+        """The row group; `content`: its bytes, from `start` on."""
+        self._part.put(start, content)
+        try:
+            return self._parquet.read_row_group(number, columns=_SAMPLE_COLUMNS, use_threads=False)
+        finally:
+            self._part.put(0, b"")
 
 
 class _Part(io.RawIOBase):
-    """A file of which only the bytes from `start` on were read."""
+    """A file of which only some bytes are there; it says that it is large."""
 
-    def __init__(self, start: int, content: bytes) -> None:
-        self._start = start
-        self._content = memoryview(content)
+    def __init__(self) -> None:
         self._at = 0
+        self.put(0, b"")
+
+    def put(self, start: int, content: bytes) -> None:
+        """Have `content` from `start` on, and nothing else."""
+        self._start, self._content = start, memoryview(content)
 
     def readable(self) -> bool:
         return True
@@ -429,9 +458,7 @@ class _Part(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Arrow looks for the end to learn the file's size."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._start + len(self._content)}[whence]
-        self._at = base + offset
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: _MAX_FILE_BYTES}[whence]
         return self._at
 
     def read(self, size: int = -1) -> memoryview:
@@ -445,7 +472,7 @@ class _Part(io.RawIOBase):
 
 def _gathered(raw: BinaryIO, footer: Footer, block: int) -> pa.Table:
     """The rows with the block's offset, in the order of `row`. Holds few other rows at a time."""
-    metadata, contents = footer
+    metadata, contents = footer.metadata, footer.contents
     parquet = _open(raw, metadata, _CHUNK_BYTES)
     offset, num_bytes = int(contents.offsets[block]), int(contents.num_bytes[block])
     column = parquet.schema_arrow.get_field_index("offset")
@@ -494,7 +521,9 @@ def _by_columns(stream: str, table: pa.Table, cursors: Mapping[str, Place]) -> P
 
 def _array(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:
     column = table.column(name)
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies
 
 
 def _texts(table: pa.Table, name: str, *, may_lack: bool = False) -> Texts:

@@ -67,7 +67,7 @@ class PackColumns:
     @property
     def lengths(self) -> Rows:
         """Bytes of each payload, int64 [n]."""
-        return np.diff(self.bounds)
+        return self.bounds[1:] - self.bounds[:-1]
 
     @property
     def memory_bytes(self) -> int:
@@ -112,13 +112,13 @@ def texts(column: Sequence[str | None]) -> Texts:
 
 def renumbered(values: Sequence[str], numbers: npt.NDArray[Any]) -> Texts:
     """The column of texts `values[numbers]`, -1 for none. `values` may be in any order, repeated or not used."""
-    used = np.flatnonzero(np.bincount(numbers.astype(np.int64) + 1, minlength=len(values) + 1)[1:])
-    names = [values[i] for i in used.tolist()]
-    kept = sorted(set(names))
-    place = {name: i for i, name in enumerate(kept)}
-    places = np.full(len(values) + 1, -1, np.int32)  # the last is that of none
-    places[used] = [place[name] for name in names]
-    return Texts(tuple(kept), places[numbers])
+    used = np.bincount(numbers + 1, minlength=len(values) + 1)[1:].nonzero()[0].tolist()
+    kept = sorted({values[i] for i in used})
+    place = {value: i for i, value in enumerate(kept)}
+    places = [-1] * (len(values) + 1)  # the last is that of none
+    for i in used:
+        places[i] = place[values[i]]
+    return Texts(tuple(kept), np.array(places, np.int32)[numbers])
 
 
 def of_samples(stream: str, samples: Sequence[Sample], cursors: Mapping[str, Place]) -> PackColumns:
