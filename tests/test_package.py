@@ -269,15 +269,63 @@ def test_debian_has_versions_in_the_order_that_python_has(dpkg):
         subprocess.run([dpkg.removesuffix("-deb"), "--compare-versions", older, "lt", newer], check=True)
 
 
+def run_preinst(
+    folder: Path, *, system: str = "arm64", python: str = "3.11.2-1+b1", free_kib: int = 300 << 10, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the packages' as dpkg does, on a system of this architecture, with this Python and so much room."""
+    for program, printed in (("dpkg", system), ("dpkg-query", python), ("df", f"Avail\n{free_kib}")):
+        tree.write(folder / program, f"#!/bin/sh\nprintf '%s\\n' '{printed}'\n", 0o755)
+    script = (deb.SCRIPTS / "each.preinst").read_text().replace("@PYTHON@", "3.11").replace("@NEEDED_MIB@", "100")
+    return subprocess.run(
+        ["sh", "-c", script, "preinst", "install"],
+        env={"PATH": f"{folder}:/usr/bin:/bin", "DPKG_MAINTSCRIPT_ARCH": "arm64"} | variables,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("system", "is_32_bit"), [("armhf", True), ("i386", True), ("amd64", False), ("arm64", None)])
 def test_another_architectures_package_is_refused_with_the_reason(tmp_path, system, is_32_bit):
     """Also where the kernel is a 64-bit one, and dpkg takes packages for it."""
-    tree.write(tmp_path / "dpkg", f"#!/bin/sh\necho {system}\n", 0o755)
-    done = subprocess.run(
-        ["sh", deb.SCRIPTS / "edged.preinst", "install"],
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "DPKG_MAINTSCRIPT_ARCH": "arm64"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_preinst(tmp_path, system=system)
     assert done.returncode == (0 if is_32_bit is None else 1)
     assert (f"is for arm64, and this system is {system} " in done.stderr) == (is_32_bit is not None)
     assert ("not supported on 32-bit systems" in done.stderr) == bool(is_32_bit)
+
+
+@pytest.mark.parametrize("python", ["3.13.5-1", "3.1.3-1", "3.110.0-1"])
+def test_another_releases_package_is_refused_before_a_file_is_replaced(tmp_path, python):
+    done = run_preinst(tmp_path, python=python)
+    assert done.returncode == 1
+    assert f"is for Python 3.11, and this system has {python}. Take the one for this release of Debian" in done.stderr
+
+
+@pytest.mark.parametrize(("python", "of_apt"), [("", {}), ("3.13.5-1", {"DPKG_FRONTEND_LOCKED": "true"})])
+def test_the_order_in_which_apt_unpacks_is_its_own(tmp_path, python, of_apt):
+    """It may unpack a package before the Python that this needs: on an empty system, and in an upgrade of all."""
+    done = run_preinst(tmp_path, python=python, **of_apt)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("free_kib", "fits"), [(100 << 10, True), ((100 << 10) - 1, False), (0, False)])
+def test_a_disk_with_too_little_room_is_told_before_a_file_is_replaced(tmp_path, free_kib, fits):
+    done = run_preinst(tmp_path, free_kib=free_kib)
+    assert done.returncode == (0 if fits else 1)
+    assert (f"needs 100 MiB on the file system of /usr, and {free_kib >> 10} MiB are free" in done.stderr) != fits
+
+
+@pytest.mark.parametrize("package", ["edged", "edged-archive"])
+@pytest.mark.parametrize(("argument", "status"), [("configure", 1), ("abort-upgrade", 0)])
+def test_a_version_that_stays_on_a_full_disk_is_installed_whole_and_a_new_one_says_what_to_do(
+    tmp_path, package, argument, status
+):
+    done = run_script(f"{package}.postinst", argument, tmp_path, "py3compile")
+    assert done.returncode == status
+    assert "Make room, and then: apt install --reinstall edged" in done.stderr
+
+
+def test_the_room_that_a_package_asks_for_is_that_of_its_files_and_of_what_is_compiled(dpkg, tmp_path):
+    tree.write(tmp_path / "tree/usr/lib/edged/large.py", "#" * (3 << 20))
+    tree.write(tmp_path / "tree/usr/lib/edged/large.so", "#" * (2 << 20))
+    package = pack(tmp_path)
+    subprocess.run([dpkg, "--control", package, tmp_path / "control"], check=True)
+    assert "-lt 9 ]" in (tmp_path / "control" / "preinst").read_text()

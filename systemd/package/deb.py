@@ -64,8 +64,10 @@ def _describe(tree: Path, package: str, suite: Suite, fields: dict[str, str]) ->
     write(tree / "DEBIAN/md5sums", "".join(digests))
     if package == "edged":  # for postinst: what is imported has changed, also when the archive's package did it
         write(tree / "DEBIAN/triggers", f"interest-noawait /{VENV}\n")
-    for script in SCRIPTS.glob(f"{package}.*"):
-        text = script.read_text().replace("@PYTHON@", suite.python_version)
+    compiled_kib = sum(path.stat().st_size // 1024 + 1 for path in kept if path.suffix == ".py")
+    needed_mib = str((kib + compiled_kib) // 1024 + 1)
+    for script in (*SCRIPTS.glob("each.*"), *SCRIPTS.glob(f"{package}.*")):
+        text = script.read_text().replace("@PYTHON@", suite.python_version).replace("@NEEDED_MIB@", needed_mib)
         write(tree / "DEBIAN" / script.suffix[1:], text, 0o755)
 
 

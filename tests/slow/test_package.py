@@ -56,6 +56,9 @@ runtime = probe_runtime()
 print(runtime.name, runtime.delegate, compiled().name.partition("/")[0], runtime.problem)
 """
 
+PI_5 = "QEMU_CPU=cortex-a76 QEMU_PAGESIZE=16384"
+"""A Pi 5's processor and pages, which ld.so compares with the alignment of each library that it loads."""
+
 each_suite = pytest.mark.parametrize("suite", SUITES)
 each_arch = pytest.mark.parametrize("arch", MACHINES)
 
@@ -275,6 +278,30 @@ def test_the_archives_file_alone_is_refused_and_nothing_is_removed(system, newer
 
 
 @each_suite
+def test_another_releases_packages_are_refused_before_a_file_is_replaced(system, packages, suite):
+    root = system(suite, roots.debian(suite), "amd64")
+    root.run("cd / && dpkg --install edged_*.deb edged-archive_*.deb")
+    (other,) = SUITES.keys() - {suite}
+    root.file("/other").mkdir()
+    for file in packages(other, "amd64"):
+        shutil.copy(file, root.file("/other"))
+        printed = root.run(f"dpkg --install /other/{file.name}", expect=1)
+        assert "Take the one for this release of Debian" in printed
+    assert versions(root) == ["0.1.0", "0.1.0"]
+    assert root.run("dpkg --verify edged edged-archive") == ""
+    root.run(IMPORTS)
+
+
+def compile_for_pages_of_4_kib(library: Path) -> None:
+    compiler = shutil.which("aarch64-linux-gnu-gcc") or require(
+        "no aarch64-linux-gnu-gcc: apt install gcc-aarch64-linux-gnu"
+    )
+    command: list[str | Path] = [compiler, "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-o", library]
+    text = "int probe(void) { return 0; }"
+    subprocess.run([*command, "-Wl,-z,max-page-size=4096"], input=text, text=True, check=True)
+
+
+@each_suite
 def test_a_pi_installs_uses_and_removes_the_package(system, suite, tmp_path):
     """Emulated. Its dependencies are there, but not configured."""
     root = system(suite, arm_files(suite, tmp_path / "arm64", ARM_PACKAGES, roots.MIRROR), "arm64", PI)
@@ -283,8 +310,14 @@ def test_a_pi_installs_uses_and_removes_the_package(system, suite, tmp_path):
     assert state(root) == "i"
     for example in root.run("ls /usr/share/doc/edged/examples/*.yaml").split():
         root.run(f"edged check {example}")
-    assert root.run(f"/usr/lib/edged/bin/python3 -P -c '{TRY_RUNTIME}'") == f"{RUNTIMES[suite]} xnnpack compiled \n"
-    assert "numpy.linalg._umath_linalg" in root.run(f"cd /tmp; /usr/lib/edged/bin/python3 -P -c '{IMPORT_ALL}'")
+    compile_for_pages_of_4_kib(root.file("/small-pages.so"))
+    load = "python3 -c 'import ctypes; ctypes.CDLL(\"/small-pages.so\")'"
+    root.run(load)
+    assert "not page-aligned" in root.run(f"{PI_5} {load}", expect=1)
+    for pi in ("", PI_5):
+        python = f"{pi} /usr/lib/edged/bin/python3 -P -c"
+        assert root.run(f"{python} '{TRY_RUNTIME}'") == f"{RUNTIMES[suite]} xnnpack compiled \n"
+        assert "numpy.linalg._umath_linalg" in root.run(f"cd /tmp; {python} '{IMPORT_ALL}'")
     root.run("dpkg --force-depends --purge edged")
     root.run("test ! -e /usr/lib/edged")
 

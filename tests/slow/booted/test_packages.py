@@ -1,9 +1,16 @@
-"""The packages under a running site: an upgrade, a removal, and the way back."""
+"""The packages under a running site: an upgrade, a full disk, a removal, and the way back."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from edged import __version__
+from tests.support.booted.machine import Machine
 from tests.support.booted.site import PACKAGES, BootedSite
+from tests.support.small_disk import fill, mount, mounted
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +104,74 @@ def test_a_removal_stops_the_nodes_and_leaves_what_they_wrote_from_which_they_go
     apt(site, f"install {packages}")
     site.machine.run("systemctl", "start", *(unit.name for unit in site.units))
     assert site.edge.wait_for("train.started", since)["step"] == saved
+
+
+_MAKE_UNAWARE = f"""
+dpkg-deb --raw-extract {PACKAGES}/edged_*.deb /var/unaware
+sed -i 's/-lt [0-9]* ]/-lt 0 ]/' /var/unaware/DEBIAN/preinst
+dpkg-deb -Znone --build /var/unaware /var/unaware.deb
+rm -r /var/unaware
+"""
+"""A package that does not look at the room there is, as if another program took it meanwhile."""
+
+
+@pytest.fixture
+def cramped(suite, files, installed_layer, tmp_path) -> Iterator[tuple[BootedSite, Path]]:
+    """A site of the test's own, and the small file system in memory that it is on."""
+    with (
+        mounted(tmp_path, "size=4g") as disk,
+        Machine(suite, disk / suite, over=installed_layer, seen=files) as machine,
+    ):
+        settings = machine.layer / "etc/systemd/journald.conf.d/tests.conf"
+        settings.parent.mkdir(parents=True)
+        settings.write_text("[Journal]\nSystemKeepFree=1M\n")  # it leaves 15 % of a disk, and writes nothing then
+        machine.boot()
+        site = BootedSite(machine)
+        site.restore()
+        yield site, disk
+
+
+def leave_free(disk: Path, mebibytes: int) -> None:
+    found = os.statvfs(disk)
+    used = (found.f_blocks - found.f_bfree) * found.f_frsize
+    mount(disk, f"remount,size={used + (mebibytes << 20)}")
+
+
+def test_a_full_disk_at_an_upgrade_leaves_the_node_at_work_and_the_package_whole(cramped, packages):
+    site, disk = cramped
+    apt(site, f"install --reinstall {packages}")  # out of the overlay's lower folder, whose files dpkg cannot restore
+    site.machine.shell(_MAKE_UNAWARE)
+    site.edge.wait_for("checkpoint.saved", site.edge.now())
+    pid = site.edge.pid
+
+    def refused(files: str) -> str:
+        done = site.machine.tried("bash", "-c", f"apt-get --yes install --reinstall {files}")
+        assert done.returncode != 0
+        printed: str = done.stdout + done.stderr
+        return printed
+
+    def assert_nothing_has_changed() -> None:
+        site.machine.run("systemctl", "start", "kafka")  # which ends itself when its disk is full
+        site.edge.wait_for("checkpoint.saved", site.edge.now())
+        assert site.edge.pid == pid
+        assert site.machine.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "edged", "edged-archive") == "ii ii "
+        assert site.machine.run("dpkg", "--verify", "edged", "edged-archive") == ""
+        assert site.machine.run("find", "/usr/lib/edged/lib", "-path", "*/edged/__pycache__/*.pyc") != ""
+
+    leave_free(disk, 60)
+    assert re.search(r"needs \d+ MiB on the file system of /usr, and \d\d MiB are free", refused(packages))
+    assert_nothing_has_changed()
+
+    assert "No space left on device" in refused("/var/unaware.deb")
+    assert_nothing_has_changed()
+
+    filler = fill(disk)
+    refused(packages)
+    filler.unlink()
+    assert_nothing_has_changed()
+
+    mount(disk, "remount,size=4g")
+    since = site.edge.now()
+    apt(site, f"install --reinstall {packages}")
+    started = site.edge.wait_for("train.started", since)
+    assert (started["resumed"], started["step"]) == (True, site.saved_at_its_stop(since))
