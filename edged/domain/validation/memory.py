@@ -16,7 +16,7 @@ from edged.domain.topology import MIB, Archive, Cache, Edge, SamplingMode, Strea
 
 BASE = 76 * MIB
 """Of the daemon beside the parts below: 50 when it idles (the interpreter, NumPy, the Kafka client), the rest at work:
-messages on their way, mini-batches, the heap's slack. With full caches the examples of config/ peaked at 30 to 69
+messages on their way, mini-batches, the heap's slack. With full caches the examples of config/ peaked at up to 69
 beside their parts (tests/bench/README.md); tests/slow/test_footprint.py holds each to its sum."""
 
 DISK_STORE = 2 * MIB
