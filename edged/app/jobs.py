@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sqlite_cache import SqliteCache
 from edged.adapters.host import micro_batch
-from edged.adapters.host.counters import num_cores
+from edged.adapters.host.cores import num_cores
 from edged.adapters.images_on_demand import ImagesOnDemand
 from edged.aio import run_in_worker
 from edged.domain.nn.backend import Backend

@@ -4,7 +4,6 @@ Needs no privilege: all of it is readable inside the unit's sandbox (ProcSubset=
 machine does not have, or a container hides, is None.
 """
 
-import os
 import resource
 import sys
 from collections.abc import Callable
@@ -79,11 +78,6 @@ class PsutilHost:
 
     def _throttled_flags(self) -> int | None:
         return int(self._throttled.read_text(), 16) if self._throttled else None
-
-
-def num_cores() -> int:
-    """CPUs that this process may run on: all, or those of its `CPUAffinity=`."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _or_none(read: Callable[[], T]) -> T | None:

@@ -1,13 +1,12 @@
 """The counters are this machine's, and unreadable ones are None, not fatal."""
 
-import os
 import resource
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from edged.adapters.host.counters import PsutilHost, num_cores
+from edged.adapters.host.counters import PsutilHost
 
 
 @pytest.fixture
@@ -122,14 +121,3 @@ def test_a_process_that_can_open_no_more_files_is_counted_as_far_as_is_known(tmp
 def test_a_machine_without_disks_has_no_disk_counters(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)
     assert PsutilHost(tmp_path).sample().disk_written_bytes is None
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be kept to some CPUs here")
-def test_cores_that_the_process_may_not_use_do_not_count():
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert num_cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
-    assert num_cores() == len(allowed)
