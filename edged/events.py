@@ -239,6 +239,11 @@ EVENTS: Mapping[str, Event] = {
         epoch=int, err=str,
     ),
     "epoch.empty": _of_job("The archive has nothing to train on yet; it is asked again at intervals.", epoch=int),
+    "epoch.useless": _of_job(
+        "None of its samples can be trained on (`epoch.skipped` says why): it does not count, and is drawn again once "
+        "the archive has others.",
+        epoch=int, samples=int,
+    ),
     "epoch.asked_again": _of_job(
         "The archive did not answer; missing samples are requested again.", silent_s=float, samples=int
     ),

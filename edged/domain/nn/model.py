@@ -99,7 +99,7 @@ class Model:
         if not num_parameters(sample_shape, layers):
             raise ShapeError("a model without weights cannot be trained; add a dense layer")
         self.sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
-        self._num_outputs = output[0]
+        self.num_outputs = output[0]
         self._loss = loss
         self._backends: dict[str, Backend | None] = {NUMPY: None}
         if backend is not None:
@@ -189,7 +189,7 @@ class Model:
 
     def logits(self, params: Params, x: Array) -> Array:
         """The outputs for `x` [n, *sample_shape], any n, as a new array [n, outputs]; with cross_entropy, logits."""
-        result = np.empty((len(x), self._num_outputs), self._dtype)
+        result = np.empty((len(x), self.num_outputs), self._dtype)
         self._lanes[0].logits(params, x, result)
         return result
 

@@ -19,7 +19,7 @@ from edged.domain.training.state import Params, TrainState
 from edged.errors import EdgedError
 
 EXPLODED_LOSS_RATIO = 20.0
-"""A mini-batch's loss has exploded if its mean is that many times the mean of the worst epoch so far.
+"""A mini-batch's loss has exploded if its mean is that many times the mean of the worst epoch so far, or of guessing.
 
 The mean is over the three quarters of its samples with the smallest losses: exploding weights spoil nearly all of
 them, while a few samples of large loss are only unusual, and no smaller step would ever change that.
@@ -63,6 +63,8 @@ class Learner:
         self._training = training
         self._model = model
         self._class_weights = np.array(training.class_weights, np.float32)
+        # Perfect epochs would make samples of another kind, which are to be learnt, look like divergence.
+        self._loss_of_guessing = math.log(model.num_outputs) if training.loss == "cross_entropy" else 0.0
 
     def initial(self, job: str) -> TrainState:
         """The initial state, a pure function of the seed."""
@@ -176,7 +178,8 @@ class Learner:
         return y if self._training.loss == "cross_entropy" else x.reshape(len(x), -1)
 
     def _check(self, state: TrainState, losses: _Samples) -> None:
-        most = EXPLODED_LOSS_RATIO * max((metrics.loss for metrics in state.history), default=np.inf)
+        worst = max((metrics.loss for metrics in state.history if metrics.loss), default=np.inf)
+        most = EXPLODED_LOSS_RATIO * max(worst, self._loss_of_guessing)
         if not are_finite(losses):
             raise DivergedError(losses)
         if losses.mean(dtype=np.float64) > most:  # that of the smallest is no larger: sorting takes long

@@ -126,6 +126,10 @@ class EpochLoader:
             await self._plans.draw(epoch, ends)
         return self._plans.move_on().plan
 
+    async def pause(self, seconds: float) -> None:
+        """Wait, for the archive to have something else."""
+        await self._client.pause(seconds)
+
     def has_drawn(self, epoch: int) -> bool:
         """Whether the present plan is that epoch's."""
         return self._plans.is_present(epoch)

@@ -5,7 +5,7 @@ Covers the order of things. See also: `services.epochs.loader` and `services.bat
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +26,7 @@ from edged.ports import LaneClock, Progress, Statistics
 from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.live import Cursor, LiveBatches
 from edged.services.epochs.loader import EpochLoader
+from edged.services.epochs.plans import EMPTY_RETRY_S
 from edged.services.epochs.sample_scores import SampleScores
 from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import end_epoch, evaluate
@@ -79,6 +80,7 @@ class Trainer:
         self._num_batches = 0
         self._slowdowns_in_a_row = 0
         self._is_rolling_back = False
+        self._useless_ends: Mapping[str, int] | None = None  # of the archive, when it had nothing to train on
         self._suspect: _Suspect | None = None
         self._epoch_samples = training.live_epoch
         self._is_idle = False
@@ -163,12 +165,22 @@ class Trainer:
                 await self._roll_back()
 
     async def _train_epoch(self, epochs: EpochLoader) -> None:
+        """One that had nothing to train on does not count, and is drawn again once the archive has other samples."""
+        begun_s = asyncio.get_running_loop().time()
         plan = await self._draw(epochs)
-        await epochs.begin(plan, self._state.position.sample)
-        with self._reading(epochs):
-            await self._make_steps(epochs)
-        await epochs.end()
-        await self._end_epoch(epochs)
+        if plan.snapshot.ends != self._useless_ends:
+            await epochs.begin(plan, self._state.position.sample)
+            with self._reading(epochs):
+                await self._make_steps(epochs)
+            await epochs.end()
+            if self._state.tally.num_samples:
+                await self._end_epoch(epochs)
+                return
+            logger().warning("epoch.useless", epoch=plan.epoch, samples=epochs.num_samples)
+            self._useless_ends = plan.snapshot.ends
+        self._state.position = replace(self._state.position, sample=0)
+        self._state.ends, self._state.plan = None, ""
+        await epochs.pause(max(asyncio.get_running_loop().time() - begun_s, EMPTY_RETRY_S))
 
     async def _make_steps(self, epochs: EpochLoader) -> None:
         async with self._steps.open(self._state.position.sample):

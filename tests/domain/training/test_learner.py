@@ -167,7 +167,9 @@ def test_a_diverged_loss_is_raised_before_anything_changes(damage):
     learner = Learner(training, Model((3,), training.model))
     state = learner.initial("test")
     if damage == "exploded":
-        state.history = (EpochMetrics(0, 10, 0.02 / EXPLODED_LOSS_RATIO, 1.0, None, None),)
+        state.history = (EpochMetrics(0, 10, 0.5, 1.0, None, None),)
+        state.params["0.dense.bias"][0] = EXPLODED_LOSS_RATIO  # of the wrong class, for one of the two
+        state.params["0.dense.kernel"][:, 1] -= EXPLODED_LOSS_RATIO
     else:
         state.params["0.dense.bias"][0] = np.nan
     before = bits(state)
@@ -175,6 +177,28 @@ def test_a_diverged_loss_is_raised_before_anything_changes(damage):
         learner.step(state, np.ones((2, 3), np.float32), np.array([0, 1]), np.ones(2, np.float32), progress=0)
     assert bits(state) == before
     assert state.position.step == 0
+
+
+@pytest.mark.parametrize(
+    ("training", "shape"),
+    [(Training("toy", (Dense(2),)), (3,)), (AUTOENCODER, (64, 2))],
+    ids=["classes", "autoencoder"],
+)
+def test_after_epochs_without_loss_what_a_model_begins_with_is_no_divergence(training, shape):
+    learner = Learner(training, Model(shape, training.model, loss=training.loss))
+    state = learner.initial("test")
+    state.history = (EpochMetrics(0, 10, 0.0, 1.0, None, None),)
+    learner.step(state, np.ones((2, *shape), np.float32), np.array([0, 1]), np.ones(2, np.float32), progress=0)
+    assert state.position.step == 1
+
+
+def test_when_samples_of_another_kind_come_after_perfect_epochs_it_learns_them():
+    training = Training("toy", (Dense(2),))
+    learner = Learner(training, Model((3,), training.model))
+    state = learner.initial("test")
+    state.history = tuple(EpochMetrics(epoch, 10, 1e-6, 1.0, None, None) for epoch in range(100))
+    learner.step(state, np.ones((2, 3), np.float32), np.array([0, 1]), np.ones(2, np.float32), progress=0)
+    assert state.position.step == 1
 
 
 def test_a_single_unusual_sample_is_not_divergence():

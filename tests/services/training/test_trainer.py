@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.epochs import split
 from edged.domain.nn.backend import Backend
 from edged.domain.nn.model import Division, Gradient, Model
@@ -110,6 +111,24 @@ async def test_training_learns(world):
     world.training = replace(TRAINING, epochs=30, optimizer=Sgd(0.5))
     await finish(world)
     assert world.events("train.epoch")[-1]["test_accuracy"] > 0.8
+
+
+async def test_an_epoch_without_a_sample_to_train_on_does_not_count_and_the_next_samples_are_waited_for(world):
+    good = world.log.blocks
+    world.log.blocks = {BlockRef("pi-a", 100 + i): make_pack(i, 10, unlabelled=range(10)) for i in range(3)}
+    trainer = world.trainer()
+    task = asyncio.create_task(trainer.run())
+    await until(lambda: len(world.events("epoch.useless")) > 0 or world.num_finished > 0)
+    await asyncio.sleep(60)
+    assert len(world.events("epoch.useless")) == 1, "the same samples are not read again"
+    assert trainer.progress().idle
+    assert (trainer.state.position.epoch, world.store.saved, world.store.newest_model()) == (0, {}, None)
+    world.log.blocks = world.log.blocks | good
+    await until(lambda: world.num_finished > 0)
+    task.cancel()
+    assert [line["epoch"] for line in world.events("train.epoch")] == [0, 1]
+    assert all(line["samples"] > 0 for line in world.events("train.epoch"))
+    assert world.events("train.diverged") == []
 
 
 async def test_finished_training_is_idle_and_stays_finished_after_a_restart(world):
