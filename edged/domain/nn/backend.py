@@ -28,6 +28,9 @@ def is_backend(name: Any) -> bool:
 class LaneStep(Protocol):
     """Forward, loss and backward of all of a lane's micro-batches, between `begin` and `end` of its layers."""
 
+    num_computed: int
+    """Samples so far, also while it is called: others look at it."""
+
     def __call__(self, x: Array, targets: Array, scale: Array, losses: Array, scores: Array, grads: Params, /) -> int:
         """Add to `grads`; else as a LossStep."""
         ...

@@ -138,6 +138,11 @@ class Model:
         return backend in self._backends
 
     @property
+    def num_computed(self) -> int:
+        """Samples computed since the division is this one, those of the call that is under way included: for others."""
+        return sum(lane.num_computed for lane in self._lanes)
+
+    @property
     def num_parameters(self) -> int:
         """The number of weights and biases."""
         return num_parameters(self.sample_shape, self._specs)
@@ -226,6 +231,7 @@ class _Lane:
         self._step = backend and backend.lane_step(self._layers, self._loss, micro_batch)
         self._noise: Noise | None = None
         self._first = 0
+        self._num_computed = 0
         shapes = parameter_shapes(sample_shape, specs)
         self.grads: Params = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
 
@@ -233,6 +239,11 @@ class _Lane:
     def buffer_bytes(self) -> int:
         grads = sum(grad.nbytes for grad in self.grads.values())
         return grads + sum(map(buffer_bytes, self._layers))
+
+    @property
+    def num_computed(self) -> int:
+        """As of the model."""
+        return self._num_computed + (self._step.num_computed if self._step else 0)
 
     def set_noise(self, noise: Noise | None, first: int) -> None:
         """Use `noise` in the next run, whose first sample is number `first` of the mini-batch."""
@@ -257,6 +268,7 @@ class _Lane:
     def _one_by_one(self, params: Params, x: Array, y: Array, scale: Array, losses: Array, scores: Array) -> int:
         num_correct = 0
         for part in self._micro_batches(len(x)):
+            self._num_computed += part.stop - part.start
             for dropout in self._dropouts:
                 dropout.set_noise(self._noise, self._first + part.start)
             outputs = self._forward(params, x[part])
@@ -270,10 +282,11 @@ class _Lane:
             dropout.set_noise(None, 0)
         self._begin(params)
         for part in self._micro_batches(len(x)):
+            self._num_computed += part.stop - part.start
             result[part] = self._forward(params, x[part])
 
     def _micro_batches(self, n: int) -> Iterator[slice]:
-        return (slice(start, start + self._micro_batch) for start in range(0, n, self._micro_batch))
+        return (slice(start, min(start + self._micro_batch, n)) for start in range(0, n, self._micro_batch))
 
     def _begin(self, params: Params) -> None:
         for layer in self._layers:

@@ -79,6 +79,11 @@ class Learner:
         """The name of the backend that the model was made with."""
         return self._model.own.backend
 
+    @property
+    def num_computed(self) -> int:
+        """Samples trained or tested so far, within a mini-batch too; for any thread. Another division begins anew."""
+        return self._model.num_computed
+
     def division(self, state: TrainState) -> Division:
         """How the next mini-batch of `state` is divided: as it says, or, its backend gone, as the model was made."""
         return state.division if self._model.has(state.division.backend) else self._model.own

@@ -22,6 +22,9 @@ from edged.shared_work import SharedWork, spread
 _PAYLOADS_PER_TASK = 16
 """Compressed images that one thread decodes at a time."""
 
+_FEATURES_PER_TASK = 64
+"""Samples whose pixels are in memory at once, where it takes features of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class MiniBatch:
@@ -115,6 +118,8 @@ class Batcher:
         self._filled = 0
         self._filling: Filling | None = None
         self._handed_out: Future[object] | None = None
+        self.num_decoded = 0
+        """Samples so far, those of the filling that is under way included: for others."""
         self.num_unlabelled = 0
         self.num_undecodable = 0
         self.num_not_finite = 0
@@ -169,6 +174,7 @@ class Batcher:
                 seen = view(own, ids[part])
                 if seen is not own:
                     own[:] = seen
+            self.num_decoded += len(good)
             return good
 
         self._filling = Filling(len(samples), usable, rows, SharedWork(fill, self._parts(codecs)))
@@ -201,9 +207,9 @@ class Batcher:
 
     def _parts(self, codecs: Sequence[str]) -> list[slice]:
         """What of the samples one thread decodes at a time: all, or some compressed images."""
-        if self._features is not None or all(name == "raw" for name in codecs):
-            return [slice(0, len(codecs))]
-        return _pieces(len(codecs))
+        if self._features is not None:
+            return _pieces(len(codecs), _FEATURES_PER_TASK)
+        return [slice(0, len(codecs))] if all(name == "raw" for name in codecs) else _pieces(len(codecs))
 
     def take(self) -> MiniBatch:
         """The batch so far, perhaps empty; starts the next one."""
@@ -263,6 +269,6 @@ class Batcher:
         return np.ones(len(payloads), np.bool_)
 
 
-def _pieces(num_payloads: int) -> list[slice]:
-    """The compressed images that one thread decodes at a time."""
-    return [slice(first, first + _PAYLOADS_PER_TASK) for first in range(0, num_payloads, _PAYLOADS_PER_TASK)]
+def _pieces(num_samples: int, size: int = _PAYLOADS_PER_TASK) -> list[slice]:
+    """What one thread decodes at a time."""
+    return [slice(first, first + size) for first in range(0, num_samples, size)]

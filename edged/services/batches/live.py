@@ -86,6 +86,11 @@ class LiveBatches:
         """Payload bytes of the held-out samples."""
         return self._num_bytes
 
+    @property
+    def num_decoded(self) -> int:
+        """Samples so far, within a mini-batch too."""
+        return self._batcher.num_decoded + self._test_batcher.num_decoded
+
     def start(self, cursor: Cursor) -> Cursor:
         """Start at `cursor`; with a negative offset, at the log's end, as soon as the uplink has found it.
 

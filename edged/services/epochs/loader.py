@@ -105,6 +105,11 @@ class EpochLoader:
         return self._client.is_waiting
 
     @property
+    def num_decoded(self) -> int:
+        """Samples so far, within a mini-batch too."""
+        return self.batcher.num_decoded
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of the windows in memory."""
         return self._windows.num_bytes

@@ -104,9 +104,10 @@ class GroupTrainer:
         await asyncio.Event().wait()
 
     def progress(self) -> Progress:
-        """Batches trained and tested; idle while it waits for data or for the others, and when all is done."""
+        """Batches and samples, as of `Trainer`; idle while it waits for data or the others, and when all is done."""
         waits = self._liveness.is_waiting or self._epochs.is_waiting
-        return Progress(self._liveness.num_batches, self._is_idle or waits)
+        steps = self._liveness.num_batches + self._learner.num_computed + self._epochs.num_decoded
+        return Progress(steps, self._is_idle or waits)
 
     def statistics(self) -> Statistics:
         return Statistics(

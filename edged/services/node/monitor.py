@@ -21,7 +21,7 @@ _FEEDS_PER_WATCHDOG = 3
 """One or two late feeds do no harm."""
 
 _STALLED_FEEDS = 6
-"""Feeds without progress that are allowed: a minute of WatchdogSec=30, longer than any one step of any service."""
+"""Feeds without progress that are allowed: a minute of WatchdogSec=30, longer than a service is silent at its work."""
 
 _UNWATCHED_FEED_S = 10.0
 """Without a watchdog, stalls are detected and logged as with WatchdogSec=30."""

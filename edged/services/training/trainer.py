@@ -116,9 +116,10 @@ class Trainer:
         await asyncio.Event().wait()
 
     def progress(self) -> Progress:
-        """Batches trained and tested; idle while it waits for data and after the last epoch."""
-        waits = any(source is not None and source.is_waiting for source in (self._epochs, self._live))
-        return Progress(self._num_batches, self._is_idle or waits)
+        """Batches and samples, for a batch may take minutes; idle while it waits for data and after the last epoch."""
+        sources = [source for source in (self._epochs, self._live) if source is not None]
+        steps = self._num_batches + self._learner.num_computed + sum(source.num_decoded for source in sources)
+        return Progress(steps, self._is_idle or any(source.is_waiting for source in sources))
 
     def statistics(self) -> Statistics:
         return Statistics(

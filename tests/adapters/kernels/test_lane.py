@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from edged.adapters.kernels import lane
 from edged.adapters.kernels.lane import LaneStep
 from edged.domain.nn.layers import make_layers
 from edged.domain.nn.params import initial_params
@@ -68,3 +69,22 @@ def test_gradients_that_do_not_fit_are_refused(step, arrays):
     grads = {name: value.astype(np.float64) for name, value in zeros().items()}
     with pytest.raises(ValueError, match="float32"):
         step(*arrays, grads)
+
+
+def test_what_takes_minutes_is_computed_in_parts_that_are_seen_and_give_the_same_bits(step, arrays, monkeypatch):
+    whole, parts = zeros(), zeros()
+    step(*arrays, whole)  # the first call, whose first part is a micro-batch, as nothing is known
+    correct, losses = step(*arrays, zeros()), arrays[3].copy()
+    seen = []
+
+    def slow_clock() -> float:
+        seen.append(step.num_computed)
+        return 100.0 * len(seen)
+
+    monkeypatch.setattr(lane, "perf_counter", slow_clock)
+    before = step.num_computed
+    assert step(*arrays, zeros()) == correct  # at once, as it was fast
+    assert step(*arrays, parts) == correct
+    assert [number - before for number in dict.fromkeys(seen)] == [0, 7, 10, 13, 14]
+    assert all(np.array_equal(parts[name], whole[name]) for name in whole)
+    assert np.array_equal(arrays[3], losses)

@@ -85,6 +85,20 @@ def test_images_are_decoded_only_on_the_executors_threads():
     assert all(name.startswith("train") for name in names)
 
 
+def test_what_is_decoded_is_seen_before_the_batch_is_full():
+    seen = []
+
+    class Spy(Brightness):
+        def decode(self, payload, codec, shape):
+            seen.append(batcher.num_decoded)
+            return super().decode(payload, codec, shape)
+
+    batcher = Batcher(STREAM, 100, Spy())
+    batcher.add([image(value) for value in range(1, 101)])
+    assert len(set(seen)) > 2
+    assert batcher.num_decoded == 100
+
+
 def test_a_batch_stays_valid_while_the_next_one_is_filled():
     batcher = Batcher(STREAM, 1, Brightness())
     batcher.add([image(1)])

@@ -16,10 +16,11 @@ class Sums:
     """Three features per sample; counts the samples computed."""
 
     def __init__(self):
-        self.num_computed = 0
+        self.num_computed = self.most_at_once = 0
 
     def features(self, x):
         self.num_computed += len(x)
+        self.most_at_once = max(self.most_at_once, len(x))
         sums = x.sum(axis=(1, 2, 3))
         return np.stack([sums, 2 * sums, -sums], axis=1).astype(np.float32)
 
@@ -34,8 +35,8 @@ def sums():
     return Sums()
 
 
-def batcher(sums, max_bytes):
-    return Batcher(STREAM, 8, NoImages(), features=FeatureCache(sums, STREAM.shape, (3,), max_bytes))
+def batcher(sums, max_bytes, size=8):
+    return Batcher(STREAM, size, NoImages(), features=FeatureCache(sums, STREAM.shape, (3,), max_bytes))
 
 
 def samples(*values, codec="raw"):
@@ -55,6 +56,13 @@ def test_a_known_sample_is_not_computed_again_whatever_its_id(sums):
     assert batch.x.tolist() == expected(3, 2, 4)
     assert (batch.y.tolist(), batch.ids.tolist()) == ([0, 1, 0], [3, 77, 4])
     assert sums.num_computed == 4
+
+
+def test_the_pixels_of_a_large_batch_are_never_in_memory_together(sums):
+    batches = batcher(sums, 1 << 20, 200)
+    batches.add(samples(*range(1, 201)))
+    assert batches.take().x.tolist() == expected(*range(1, 201))
+    assert (sums.num_computed, sums.most_at_once) == (200, 64)
 
 
 def test_a_full_cache_keeps_what_it_has_and_computes_the_rest_each_time(sums):

@@ -25,7 +25,7 @@ from edged.ports import Message
 from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.trainer import Trainer
 from tests.support.other_backend import OtherBackend
-from tests.support.training_world import LIVE, STREAM, TRAINING, CrashError, World, make_pack, until
+from tests.support.training_world import LIVE, STREAM, TRAINING, CrashError, CrashingModel, World, make_pack, until
 
 pytestmark = pytest.mark.looptime
 
@@ -335,6 +335,28 @@ async def test_all_random_choices_are_the_same_after_a_kill(world):
     assert bits(trainer.state.params) == whole
 
 
+async def test_killed_while_another_lane_assembles_what_comes_next_the_bits_are_the_same(world):
+    training = replace(TRAINING, augment=Augment("both", shift=1), checkpoint_s=0)
+
+    def model() -> CrashingModel:
+        return CrashingModel(STREAM.shape, training.model, micro_batch=2, lanes=2)
+
+    whole = bits((await finish(World(training=training), model=model())).state.params)
+    rng = np.random.default_rng(5)
+    world.training = training
+    with ThreadPoolExecutor(2) as executor:
+        for _ in range(50):
+            crashing = model()
+            crashing.crash_at = int(rng.integers(2, 12))
+            try:
+                trainer = await finish(world, model=crashing, executor=executor)
+            except CrashError:
+                continue
+            break
+    assert len(world.events("train.started")) > 3
+    assert bits(trainer.state.params) == whole
+
+
 async def test_an_autoencoder_is_trained_on_samples_without_labels(world):
     world.training = replace(TRAINING, model=(Flatten(), Dense(2), Dense(4)), loss="mean_squared_error", epochs=20)
     world.log.blocks = {ref: make_pack(i, 20, unlabelled=range(20)) for i, ref in enumerate(world.log.blocks)}
@@ -424,6 +446,22 @@ async def test_progress_shows_work_and_idleness(world):
     trainer = await finish(world)
     assert trainer.progress().steps > trainer.state.position.step  # the tests too
     assert trainer.statistics().trained_samples == sum(line["samples"] for line in world.events("train.epoch"))
+
+
+async def test_progress_is_seen_within_a_mini_batch_for_one_may_take_minutes(world):
+    risen: list[int] = []
+
+    class Watched(Model):
+        def gradient(self, *args: Any, **options: Any) -> Gradient:
+            before = trainer.progress().steps
+            gradient = super().gradient(*args, **options)
+            risen.append(trainer.progress().steps - before)
+            return gradient
+
+    trainer = world.trainer(model=Watched(STREAM.shape, TRAINING.model, micro_batch=4))
+    await run_until(trainer, lambda: world.num_finished > 0)
+    assert risen
+    assert set(risen) <= set(range(1, TRAINING.global_batch + 1))
 
 
 async def test_waiting_is_measured(world):
