@@ -1,13 +1,15 @@
 # ruff: noqa: T201 - a script prints
 """What the way to the trainer costs: CPU a sample by place, how long the lanes stand still, and a plain script beside.
 
-    python -m tests.bench.way [--quick] [--json] [--batches 64] [--jobs 1] [--kinds raw,jpeg] [--no-script]
+    python -m tests.bench.way [--quick] [--json] [--batches 64] [--jobs 1] [--kinds raw,jpeg] [--no-script] [--waits]
 
 An edge trains README's model as a real process over real Kafka, for each kind of sample (raw 28×28; JPEG 64×64 in
 colour), mini-batch and number of jobs, twice: with a cache that holds everything, and with none, so that each epoch is
 streamed. Places are timed inside the edge (see `way_places`); the first epoch, in which buffers and caches fill, does
 not count. Archive node and broker are processes of their own, and are counted apart. Beside it, in the same run: the
 script that people write instead (see `way_script`), TensorFlow in an environment of its own.
+
+With `--waits` it counts instead what the lanes wait for, by cause (see `way_waits`).
 
 The timing itself takes about 1 % of the CPU. Compare shares and ratios: other work on the machine slows everything.
 """
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -49,6 +51,7 @@ _SAMPLES = {"raw": 18_000, "jpeg": 6_000}
 _QUICK_SAMPLES = {"raw": 6_000, "jpeg": 2_000}
 _CACHES = {"cached": "256MiB", "streamed": "0"}
 _MANY_AT_ONCE = 200
+_LEAST_SHOWN = 0.001
 
 _TOPOLOGY = """\
 schema: 1
@@ -106,7 +109,14 @@ class Place:
 
 
 async def measure(
-    kind: str, batches: Sequence[int], jobs: Sequence[int], samples: int, data: str, *, with_script: bool
+    kind: str,
+    batches: Sequence[int],
+    jobs: Sequence[int],
+    samples: int,
+    data: str,
+    *,
+    with_script: bool,
+    with_waits: bool,
 ) -> dict[str, Any]:
     """All runs of one kind of sample."""
     with tempfile.TemporaryDirectory() as folder, Apache() as broker:
@@ -117,7 +127,10 @@ async def measure(
             servers = {"archive node": psutil.Process(vault.pid), "broker": _broker_process(broker)}
             for batch, num_jobs, (name, memory) in product(batches, jobs, _CACHES.items()):
                 title = f"{name}, batch {batch}" + (f", {num_jobs} jobs" if num_jobs > 1 else "")
-                runs[title] = await _edge(place, batch, memory, num_jobs, servers)
+                if with_waits:
+                    runs[title] = await _waits(place, batch, memory, num_jobs)
+                else:
+                    runs[title] = await _edge(place, batch, memory, num_jobs, servers)
         if with_script:
             runs[f"script, batch {batches[0]}"] = await _script(place, source, batches[0])
         return runs
@@ -175,29 +188,11 @@ def _broker_process(broker: Apache) -> psutil.Process:
 async def _edge(
     place: Place, batch: int, memory: str, num_jobs: int, servers: Mapping[str, psutil.Process]
 ) -> dict[str, Any]:
-    name = f"edge-{batch}-{memory}-{num_jobs}"
-    figures = place.folder / f"{name}.figures"
-    edge = Child(name, place.folder / f"{name}.log")
-    command = [
-        "-m",
-        "tests.bench.way_places",
-        str(figures),
-        "run",
-        str(place.topology(batch, memory, num_jobs)),
-        "--node",
-        "pi-a",
-    ]
-    await asyncio.get_running_loop().subprocess_exec(
-        lambda: edge, *killed_with_parent([sys.executable, *command]),
-        stdin=subprocess.DEVNULL, env={**os.environ, **_folders(place, name)}, start_new_session=True,
-    )  # fmt: skip
-    try:
+    async with _watched(place, batch, memory, num_jobs, by="way_places") as (edge, figures):
         await edge.wait_for("train.epoch", num_jobs)
         before = {name: _cpu_s(process) for name, process in servers.items()}
         await edge.wait_for("train.finished", num_jobs)
         after = {name: _cpu_s(process) for name, process in servers.items()}
-    finally:
-        await edge.stop()
     epochs = [json.loads(line) for line in figures.read_text().splitlines()][num_jobs:]
     logged, cache = edge.seen("train.epoch")[num_jobs:], edge.seen("cache.epoch")[num_jobs:]
     samples = sum(epoch["samples"] for epoch in epochs)
@@ -216,6 +211,39 @@ async def _edge(
         "bytes_a_sample": sum(line["fetched_bytes"] for line in cache) / samples,
         "peak_rss_bytes": edge.seen("life.stopped")[-1]["peak_rss_bytes"],
     }
+
+
+async def _waits(place: Place, batch: int, memory: str, num_jobs: int) -> dict[str, Any]:
+    """Shares of the lanes' time, epochs' ends and tests included."""
+    async with _watched(place, batch, memory, num_jobs, by="way_waits") as (edge, figures):
+        await edge.wait_for("train.finished", num_jobs)
+    epochs = [json.loads(line) for line in figures.read_text().splitlines()][num_jobs:]
+    seconds, lane_s = Counter[str](), sum(epoch["lane_s"] for epoch in epochs)
+    for epoch in epochs:
+        seconds.update(epoch["seconds"])
+    logged = edge.seen("train.epoch")[num_jobs:]
+    return {
+        "waits": {name: each / lane_s for name, each in seconds.most_common()},
+        "blocked_fraction": _mean(line.get("blocked_fraction") for line in logged),
+    }
+
+
+@asynccontextmanager
+async def _watched(place: Place, batch: int, memory: str, num_jobs: int, *, by: str) -> AsyncIterator[Any]:
+    """The edge, watched by a module that writes the figures of each epoch to a file."""
+    name = f"edge-{batch}-{memory}-{num_jobs}"
+    figures = place.folder / f"{name}.figures"
+    edge = Child(name, place.folder / f"{name}.log")
+    topology = str(place.topology(batch, memory, num_jobs))
+    command = ["-m", f"tests.bench.{by}", str(figures), "run", topology, "--node", "pi-a"]
+    await asyncio.get_running_loop().subprocess_exec(
+        lambda: edge, *killed_with_parent([sys.executable, *command]),
+        stdin=subprocess.DEVNULL, env={**os.environ, **_folders(place, name)}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield edge, figures
+    finally:
+        await edge.stop()
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -268,6 +296,9 @@ async def _publish(place: Place, source: str) -> None:
 def show(kind: str, runs: Mapping[str, Any]) -> None:
     """A table of CPU microseconds a sample by place."""
     size, channels = _SIZE[kind]
+    if any("waits" in run for run in runs.values()):
+        _show_waits(kind, runs)
+        return
     print(f"\n{kind} {size}×{size}×{channels}: µs of CPU a sample")
     edges = {name: run for name, run in runs.items() if "places_us_a_sample" in run}
     print("  " + " " * 28 + "".join(f"{name:>22}" for name in edges))
@@ -296,6 +327,14 @@ def show(kind: str, runs: Mapping[str, Any]) -> None:
                 print(f"    {run['failed']}")
 
 
+def _show_waits(kind: str, runs: Mapping[str, Any]) -> None:
+    for name, run in runs.items():
+        print(f"\n{kind}, {name}: the lanes were blocked {_percent(run['blocked_fraction'])} of the epochs' time")
+        for cause, share in run["waits"].items():
+            if share >= _LEAST_SHOWN:
+                print(f"  {share:6.1%}  {cause}")
+
+
 def _percent(share: float | None) -> str:
     return "not readable" if share is None else f"{share:.1%}"
 
@@ -307,6 +346,7 @@ def main() -> None:
     parser.add_argument("--kinds", type=several(str), default=list(_SIZE))
     parser.add_argument("--data", default="fashion-mnist", help="the name of a data set, or its folder of IDX files")
     parser.add_argument("--no-script", action="store_true", help="leave out TensorFlow")
+    parser.add_argument("--waits", action="store_true", help="count what the lanes wait for, and nothing else")
     arguments = parser.parse_args()
     samples = _QUICK_SAMPLES if arguments.quick else _SAMPLES
     report: dict[str, Any] = {"machine": trainer.machine()}
@@ -318,7 +358,8 @@ def main() -> None:
                 arguments.jobs,
                 samples[kind],
                 arguments.data,
-                with_script=not arguments.no_script,
+                with_script=not (arguments.no_script or arguments.waits),
+                with_waits=arguments.waits,
             )
         )
         show(kind, report[kind])
