@@ -177,8 +177,7 @@ class Model:
         scale = np.full((n, 1), 1 / n, self._dtype)
         if weights is not None:
             scale[:, 0] *= weights
-        bounds = [n * lane // len(self._lanes) for lane in range(len(self._lanes) + 1)]
-        parts = [slice(*part) for part in pairwise(bounds)]
+        parts = self._parts(n)
 
         def run(lane: int) -> int:
             part = parts[lane]
@@ -192,11 +191,21 @@ class Model:
                 grads[name] += lane.grads[name]
         return Gradient(grads, losses, scores, num_correct)
 
-    def logits(self, params: Params, x: Array) -> Array:
+    def logits(self, params: Params, x: Array, *, map: Map = map) -> Array:  # noqa: A002
         """The outputs for `x` [n, *sample_shape], any n, as a new array [n, outputs]; with cross_entropy, logits."""
         result = np.empty((len(x), self.num_outputs), self._dtype)
-        self._lanes[0].logits(params, x, result)
+        parts = self._parts(len(x))
+
+        def run(lane: int) -> None:
+            self._lanes[lane].logits(params, x[parts[lane]], result[parts[lane]])
+
+        list(map(run, range(len(self._lanes))))
         return result
+
+    def _parts(self, n: int) -> list[slice]:
+        """The lanes' parts of n samples."""
+        bounds = [n * lane // len(self._lanes) for lane in range(len(self._lanes) + 1)]
+        return [slice(*part) for part in pairwise(bounds)]
 
 
 def _fitting_micro_batch(
@@ -278,6 +287,8 @@ class _Lane:
         return num_correct
 
     def logits(self, params: Params, x: Array, result: Array) -> None:
+        if not len(x):
+            return
         for dropout in self._dropouts:
             dropout.set_noise(None, 0)
         self._begin(params)

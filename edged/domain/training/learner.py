@@ -165,13 +165,20 @@ class Learner:
         losses[kept], scores[kept] = gradient.losses, gradient.scores
         return replace(gradient, losses=losses, scores=scores)
 
-    def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[_Samples, int]:
+    def test(
+        self,
+        state: TrainState,
+        x: _Samples,
+        y: _Integers,
+        *,
+        map: Map = map,  # noqa: A002
+    ) -> tuple[_Samples, int]:
         """The samples' losses [n] and the number classified correctly. Changes nothing.
 
         As in training, a loss that is not finite does not count; it is NaN. Raises DivergedError if none is finite.
         """
         with np.errstate(all="ignore"):
-            outputs = self._model.logits(state.params, x)
+            outputs = self._model.logits(state.params, x, map=map)
             losses, _ = LOSSES[self._training.loss](outputs, self._targets(x, y))
         good = np.isfinite(losses)
         if len(losses) and not good.any():

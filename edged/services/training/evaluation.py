@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from edged.log import logger
 from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.left_out import LOSS_NOT_FINITE
 from edged.services.training.checkpointing import Samples
+from edged.services.training.worker_map import worker_map
 
 _CALIBRATION_SAMPLES = 256
 
@@ -59,7 +61,7 @@ async def evaluate(
     leave_out: Callable[[int, str], None],
     executor: Executor | None = None,
 ) -> Evaluation:
-    """Test the weights in `state`, on a thread of `executor`; calls `count` after each mini-batch.
+    """Test the weights in `state`, on the threads of `executor`; calls `count` after each mini-batch.
 
     While one is tested the next is assembled.
 
@@ -69,12 +71,13 @@ async def evaluate(
     losses: list[Samples] = [NOTHING.losses]
     calibration: list[Samples] = []
     num_correct = num_samples = 0
+    test = partial(learner.test, map=worker_map(executor))
     async with aclosing(held_out) as batches:
         batch = await anext(batches, None)
         while batch is not None:
             if training.deploy.format == "int8" and num_samples < _CALIBRATION_SAMPLES:
                 calibration.append(batch.x[: _CALIBRATION_SAMPLES - num_samples].copy())
-            async with in_worker(learner.test, state, batch.x, batch.y, executor=executor) as tested:
+            async with in_worker(test, state, batch.x, batch.y, executor=executor) as tested:
                 following = await anext(batches, None)
                 batch_losses, batch_correct = await tested
             is_finite = np.isfinite(batch_losses)

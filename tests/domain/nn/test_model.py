@@ -87,6 +87,19 @@ def test_threads_give_the_same_bits_as_lanes_run_sequentially():
             assert flat(model.gradient(params, x, y, map=executor.map).grads).tobytes() == in_turn
 
 
+def test_lanes_share_the_samples_that_are_tested():
+    params, (x, _) = Model(SHAPE, LAYERS).initial(0), batch(7)
+    model, lanes = Model(SHAPE, LAYERS, micro_batch=2, lanes=3), []
+
+    def noted(function, arguments):
+        lanes.extend(arguments := list(arguments))
+        return map(function, arguments)
+
+    np.testing.assert_allclose(model.logits(params, x, map=noted), Model(SHAPE, LAYERS).logits(params, x), rtol=1e-5)
+    assert lanes == [0, 1, 2]
+    assert model.num_computed == 7
+
+
 def test_training_again_gives_the_same_bits():
     def train():
         model = Model(SHAPE, LAYERS, micro_batch=7, lanes=2)

@@ -402,8 +402,8 @@ async def test_an_unreadable_record_at_the_end_of_the_log_does_not_stop_a_restar
 async def test_a_test_whose_loss_is_finite_but_huge_is_withheld(log_lines, monkeypatch):
     test = Learner.test
 
-    def exploded(learner: Learner, state: TrainState, *args: Any) -> tuple[Any, int]:
-        losses, num_correct = test(learner, state, *args)
+    def exploded(learner: Learner, state: TrainState, *args: Any, **options: Any) -> tuple[Any, int]:
+        losses, num_correct = test(learner, state, *args, **options)
         return losses * np.float32(1e31 if state.position.epoch == 0 else 1), num_correct
 
     monkeypatch.setattr(Learner, "test", exploded)
