@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from edged.adapters.host.processes import LocalProcesses, host_name
+from edged.adapters.host.name import host_name
+from edged.adapters.host.processes import LocalProcesses
 from edged.adapters.kafka import KafkaLog
 from edged.domain.presence import Run
 from edged.domain.topology import Topology

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edged.adapters.host.machine import Machine
-from edged.adapters.host.processes import host_name
+from edged.adapters.host.name import host_name
 from edged.domain.systemd.fit import misfits
 from edged.domain.systemd.setup import CREDENTIALS, TOPOLOGY, node_of
 from edged.domain.topology import Topology

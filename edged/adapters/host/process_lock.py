@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edged.access import why_refused
-from edged.adapters.host.processes import host_name, started_ms
+from edged.adapters.host.name import host_name
+from edged.adapters.host.processes import started_ms
 from edged.domain.presence import where
 from edged.errors import AlreadyRunning, StateFolderRefused
 

@@ -4,7 +4,6 @@ Certain or not at all: a process in another container, of another boot or hidden
 """
 
 import os
-import socket
 from pathlib import Path
 
 import psutil
@@ -48,11 +47,6 @@ class LocalProcesses:
             pass  # another user's, or not to be asked about here
         stat = _stat(self._proc / str(process.pid) / "stat")  # hidden, where /proc is mounted so
         return stat is None or (stat[_STATE] not in _ENDED_STATES and stat[_STARTED] == str(process.started))
-
-
-def host_name() -> str:
-    """The machine's name, as other machines' people know it. Linux allows bytes that are no text: "\ufffd" for them."""
-    return os.fsencode(socket.gethostname()).decode(errors="replace")
 
 
 def started_ms(pid: int) -> int:

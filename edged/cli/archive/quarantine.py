@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from edged.access import user
-from edged.adapters.host.processes import host_name
+from edged.adapters.host.name import host_name
 from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import Action, QuarantineRecord
 from edged.domain.counted import counted

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from edged.adapters.host import process_lock as module
+from edged.adapters.host.name import host_name
 from edged.adapters.host.process_lock import name_lock, process_lock
-from edged.adapters.host.processes import host_name
 from edged.errors import AlreadyRunning, StateFolderRefused
 
 HOLDER = """

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from edged.adapters.host.process_lock import name_lock, process_lock
-from edged.adapters.host.processes import LocalProcesses, host_name
+from edged.adapters.host.processes import LocalProcesses
 from edged.errors import AlreadyRunning
 
 HERE = LocalProcesses("")
@@ -51,13 +51,3 @@ def test_a_companions_lock_is_of_its_folder_which_need_not_exist(tmp_path):
             pass
     with name_lock(tmp_path / "pi-a", "infer"):
         assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "told"), [("pi-a", "pi-a"), ("küche", "küche"), (os.fsdecode(b"k\xfcche"), "k\ufffdche")],
-    ids=["plain", "beyond ASCII", "no text"],
-)  # fmt: skip
-def test_the_machines_name_is_text_that_can_be_sent_whatever_linux_was_given(monkeypatch, name, told):
-    monkeypatch.setattr("socket.gethostname", lambda: name)
-    assert host_name() == told
-    host_name().encode()
