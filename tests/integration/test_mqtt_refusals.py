@@ -17,6 +17,10 @@ from edged.domain.topology import Mqtt, Tls
 from edged.errors import ConfigError
 from tests.support.brokers import free_port
 from tests.support.mosquitto import Mosquitto, need_mosquitto
+from tests.support.secured import Authority
+
+_OWN = "does not accept our certificate|take ours for expired or unknown"
+"""Mosquitto 2.0.11 hangs up without TLS's word for it."""
 
 PASSWORD = "hunter2-correct-horse"  # noqa: S105 - of a test
 
@@ -50,6 +54,12 @@ def at(mqtt: Mqtt, host: str) -> Mqtt:
     return replace(mqtt, broker=f"{host}:{mqtt.port}")
 
 
+def own_of(brokers: Brokers, signer: Mosquitto, days: int) -> Tls:
+    """The files for `private`, but with an edge's certificate by the signer's authority."""
+    certificate, key = Authority(signer.folder).issue("edge-2", signer.folder, days=days)
+    return replace(files_of(brokers.private), certificate=str(certificate), key=str(key))
+
+
 def cases(brokers: Brokers) -> dict[str, tuple[Mqtt, str]]:
     """How each would reach it, and a pattern of what it is told."""
     plain, private = brokers.plain.mqtt(), brokers.private.mqtt()
@@ -66,6 +76,8 @@ def cases(brokers: Brokers) -> dict[str, tuple[Mqtt, str]]:
         "a certificate of another host": (at(private, "localhost"), "certificate is not valid for 'localhost'"),
         "an expired certificate": (brokers.expired.mqtt(), "certificate has expired"),
         "no certificate of its own": (without_own, "wants one|a client's certificate|is this a port for TLS"),
+        "an expired certificate of its own": (replace(private, tls=own_of(brokers, brokers.private, -1)), _OWN),
+        "its own of another authority": (replace(private, tls=own_of(brokers, brokers.expired, 2)), _OWN),
         "TLS to a port without": (replace(plain, tls=Tls()), "is this a port for TLS"),
         "no TLS to a port with": (replace(private, tls=None), "127.0.0.1"),
     }
@@ -73,7 +85,8 @@ def cases(brokers: Brokers) -> dict[str, tuple[Mqtt, str]]:
 
 NAMES = (
     "a host that nobody knows", "a port where nobody is", "a wrong password", "no login", "another authority",
-    "a certificate of another host", "an expired certificate", "no certificate of its own", "TLS to a port without",
+    "a certificate of another host", "an expired certificate", "no certificate of its own",
+    "an expired certificate of its own", "its own of another authority", "TLS to a port without",
     "no TLS to a port with",
 )  # fmt: skip
 

@@ -96,7 +96,10 @@ def _by_tls(error: ssl.SSLError, text: str) -> End:
     if isinstance(error, ssl.SSLCertVerificationError):
         return End("refused", f"the broker's certificate is not accepted: {error.verify_message or text}")
     if isinstance(error, ssl.SSLEOFError):
-        return End("lost", f"{text} (is this a port for TLS, and does it ask for a client's certificate?)")
+        hint = (
+            "is this a port for TLS, and does it ask for a client's certificate, or take ours for expired or unknown?"
+        )
+        return End("lost", f"{text} ({hint})")
     if (error.reason or "") in _NO_TLS:
         return End("lost", f"{text} (is this a port for TLS?)")
     if "ALERT" in (error.reason or ""):
