@@ -71,7 +71,7 @@ class ArchiverSettings:
     """Maximum time for the last files after a stop; what is not written is read again at the next start."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Buffer:
     """One source's packs that are not durable yet, and the position and cursors after them.
 
@@ -220,13 +220,13 @@ class Archiver:
         return dict(self._durable)
 
     async def _read(self) -> None:
-        """Archive the sources that have a buffer, until there are more or fewer of them."""
-        reading = set(self._buffers)
+        """Archive the sources that have a buffer, until there are other buffers: each begins at a place of its own."""
+        reading = list(self._buffers.values())
         positions = {buffer.partition: buffer.place for buffer in self._buffers.values()}
         async with self._log.reader(positions, group=self._group) as reader:
             self._reader = reader
             try:
-                while reading == set(self._buffers):
+                while reading == list(self._buffers.values()):
                     await self._take(await self._poll(reader), reader)
                     while (buffer := self._due()) is not None:
                         await self._flush(buffer, reader)

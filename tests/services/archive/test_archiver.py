@@ -629,6 +629,31 @@ async def test_a_source_that_sends_only_junk_is_told_in_one_line_and_holds_nobod
 
 
 @pytest.mark.looptime
+async def test_a_source_that_is_resumed_while_the_others_are_written_is_read_from_its_end_again(bench):
+    """Its reader is beyond that by then, and what lies between would be taken for offsets without a record."""
+
+    refusals = [StorageError("refused")]
+
+    class RefusingOnce(MemoryArchive):
+        def append(self, stream, source, *args, **kwargs):
+            if source == "pi-a" and refusals:
+                raise refusals.pop()
+            super().append(stream, source, *args, **kwargs)
+
+    bench = Bench(RefusingOnce())
+    archive = RetryingArchive(bench.store, bench.health, lambda _: Backoff(0.0, 0.0))
+    settings = ArchiverSettings(flush_s=1)
+    archiver = Archiver(bench.log, archive, (PI_A, PI_B), GROUP, lambda: settings, border=BORDER)
+    await bench.send(pack(0), pack(4))
+    await bench.send(pack(0, device="cam-09"), topic=PI_B.topic)
+
+    await run_for(archiver, 10)
+
+    assert bench.archived() == list(range(8))
+    assert bench.store.gaps("fashion", "pi-a") == []
+
+
+@pytest.mark.looptime
 async def test_statistics_count_archived_and_waiting_samples(bench):
     archiver = bench.archiver(flush_s=1)
     await bench.send(pack(0), pack(4))
