@@ -561,6 +561,19 @@ EVENTS: Mapping[str, Event] = {
         "restored.",
         stream=str, source=str, first_offset=int, next_offset=int, reason=str, archived_again=bool,
     ),
+    "archive.assigned": event(
+        "Partitions of archive topics and of requests that this node, one of several, works on from now on; `omitted` "
+        "more. Held: how many it has now.", optional=("omitted",), partitions=list, omitted=int, held=int,
+    ),
+    "archive.revoked": event(
+        "Partitions that are another archive node's now; `omitted` more. What was read of them and is in no file yet "
+        "is read again there. Held: how many this node still has.",
+        optional=("omitted",), partitions=list, omitted=int, held=int,
+    ),
+    "archive.overtaken": event(
+        "Another archive node has archived what this one was about to: it goes on behind that. Usual when a source has "
+        "just changed hands.", stream=str, source=str, reason=str,
+    ),
     "archive.source_failed": event(
         "Archiving a source failed in a way that edged does not know; the source is tried again, the others go on.",
         stream=str, source=str, err=str, traceback=str,
@@ -664,7 +677,7 @@ EVENTS: Mapping[str, Event] = {
         "The monitor's series, once per second; of a service once a minute, as the journal is on the disk; or as often "
         "as the topology's `log.resources` says. CPU in percent of one core, summed over cores. Fields that the host "
         "does not provide are left out, as are the node's numbers that have been zero since the start. Lag by topic: "
-        "the longest ones; absent when there is none. Blocked "
+        "the longest ones; absent when there is none. Held partitions: of one of several archive nodes. Blocked "
         "fraction, of a node that trains: see `train.epoch`. Loop lag: the most by which the event loop was late.",
         optional=(
             "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
@@ -673,6 +686,7 @@ EVENTS: Mapping[str, Event] = {
             "bridged_records_per_s", "ingested_samples_per_s", "dead_lettered_per_s",
             "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s",
             "refused_samples", "lag_records", "lag_by_topic", "queue_bytes", "cache_bytes", "kept_bytes",
+            "held_partitions",
         ),
         cpu_percent=float, process_cpu_percent=float, memory_used_bytes=int, rss_bytes=int, peak_rss_bytes=int,
         disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
@@ -682,6 +696,7 @@ EVENTS: Mapping[str, Event] = {
         bridged_records_per_s=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
         archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
         refused_samples=int, lag_records=int, lag_by_topic=dict, queue_bytes=int, cache_bytes=int, kept_bytes=int,
+        held_partitions=int,
     ),
     "res.memory_high": event(
         "The process exceeds its memory limit; it ends if that lasts.", rss_bytes=int, limit_bytes=int

@@ -17,7 +17,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A service's part of the monitor's series: totals since start, except the last three, which are current values."""
+    """A service's part of the monitor's series: totals since start, but from `lag_by_topic` on current values."""
 
     trained_samples: int = 0
     wait_s: float = 0.0
@@ -37,6 +37,8 @@ class Statistics:
     cache_bytes: int = 0
     kept_bytes: int = 0
     """Payload bytes, about, in Kafka of packs that are archived."""
+    held_partitions: int = 0
+    """Of archive topics and requests, by one of several archive nodes."""
 
     @property
     def lag_records(self) -> int:

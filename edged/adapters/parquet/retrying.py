@@ -31,10 +31,21 @@ R = TypeVar("R")
 class RetryingArchive:
     """A `ports.ArchiveWriter` over a store."""
 
-    def __init__(self, store: ArchiveStore, health: Health, backoff: Callable[[float], Backoff] | None = None) -> None:
-        """`backoff`: makes one from its longest pause in seconds."""
+    def __init__(
+        self,
+        store: ArchiveStore,
+        health: Health,
+        backoff: Callable[[float], Backoff] | None = None,
+        *,
+        is_shared: bool = False,
+    ) -> None:
+        """`backoff`: makes one from its longest pause in seconds.
+
+        `is_shared`: other nodes write, too. One that was first with some offsets is no trouble: read on behind them.
+        """
         self._store = store
         self._health = health
+        self._is_shared = is_shared
         self._new_backoff = backoff or (lambda max_s: Backoff(max_s=max_s))
         self._backoff = self._new_backoff(5.0)
         self._backoff_of: dict[str, Backoff] = {}
@@ -111,6 +122,9 @@ class RetryingArchive:
                 self._health.degraded(PART, str(error))
                 await self._backoff.wait()
             except StorageError as error:
+                if self._is_shared and isinstance(error, ArchiveConflict):
+                    logger().info("archive.overtaken", stream=stream, source=source, reason=str(error))
+                    raise SourceRefused(str(error), 0.0) from error
                 raise self._refused(stream, source, str(error)) from error
             except Exception as error:  # whatever it is, it is in this source's data, and the others go on
                 logger().error("archive.source_failed", stream=stream, source=source, err=str(error), exc_info=error)

@@ -26,6 +26,7 @@ from edged.log import ThrottledLog, logger
 from edged.ports import MAX_KEPT_RECORDS, ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 from edged.services.archive.flush_log import FlushLog
 from edged.services.archive.refusals import RefusalLog
+from edged.services.archive.sharing import Share
 
 _RECORDS_PER_POLL = 16
 """At most 1 MiB each; in addition to the buffers' budget."""
@@ -160,6 +161,10 @@ class Archiver:
     others go on. So does one at a pack of another version, or with a sample that another topology might accept: what is
     archived may be deleted from the log, and would be lost. It goes on once that block is in quarantine. A record that
     is no pack is passed: an empty block takes its place, and the record is kept aside.
+
+    Of the sources only those are archived that are in the node's share. What is buffered of one that is another node's
+    by now is dropped, as the log has it; no offset of it is committed any more. A file that is being written then may
+    be the other node's, or meet that one's: whoever comes second has a conflict, and goes on behind what is there.
     """
 
     def __init__(
@@ -171,15 +176,20 @@ class Archiver:
         settings: Callable[[], ArchiverSettings] = ArchiverSettings,
         *,
         border: Border,
+        share: Share | None = None,
     ) -> None:
+        """`share`: what of the sources is this node's; None: all, always."""
         self._log = log
         self._archive = archive
+        self._source_of = {TopicPartition(source.topic): source for source in sources}
+        self._share = share or Share(self._source_of)
+        self._held: frozenset[TopicPartition] = frozenset()
         self._border = border
         self._refusals = RefusalLog()
         self._group = group
         self._settings = settings
         self._buffers: dict[str, _Buffer] = {}
-        self._waiting: dict[Source, float] = dict.fromkeys(sources, -math.inf)
+        self._waiting: dict[Source, float] = {}
         """Sources that are not read, and when to try them again."""
         self._lines = ThrottledLog()
         self._flushed = FlushLog()
@@ -193,15 +203,16 @@ class Archiver:
 
     async def run(self) -> None:
         """Archive until cancelled; then write what is buffered, within `stop_s`, and raise the cancellation."""
-        try:
-            while True:
-                await self._resume_due()
-                if self._buffers:
-                    await self._read()
-                else:
-                    await self._wait()
-        finally:
-            self._flushed.write()
+        with self._share.work():
+            try:
+                while True:
+                    await self._resume_due()
+                    if self._buffers:
+                        await self._read()
+                    else:
+                        await self._wait()
+            finally:
+                self._flushed.write()
 
     def progress(self) -> Progress:
         """Steps are polls and the archive's tries, so it progresses while the storage refuses too."""
@@ -240,17 +251,34 @@ class Archiver:
                 self._reader = None
 
     async def _wait(self) -> None:
-        """Wait until a source may be tried again: all are refused. Or, of a site without devices, until cancelled."""
+        """Wait until a source may be tried again, as all are refused, or until the share is another one."""
+        due_s = min(self._waiting.values(), default=None)
         self._is_idle = True
         try:
-            if not self._waiting:
-                await asyncio.Event().wait()
-            await sleep_until(min(self._waiting.values()))
+            async with asyncio.timeout_at(due_s):
+                await self._share.other_than(self._held)
+        except TimeoutError:
+            assert due_s is not None
+            await sleep_until(due_s)
         finally:
             self._is_idle = False
 
+    def _follow_share(self) -> None:
+        """Begin with the sources that are this node's now, and forget those that are not any more."""
+        if self._held is self._share.held:
+            return
+        before, self._held = self._held, self._share.held
+        for partition, source in self._source_of.items():
+            if partition in self._held and partition.topic not in self._buffers:
+                self._waiting.setdefault(source, -math.inf)
+            elif partition in before - self._held:
+                self._buffers.pop(partition.topic, None)
+                self._durable.pop(partition, None)
+                self._waiting.pop(source, None)
+
     async def _resume_due(self) -> None:
         """Give a buffer to each waiting source whose time has come, if the archive lets it."""
+        self._follow_share()
         now_s = asyncio.get_running_loop().time()
         for source in [source for source, due_s in self._waiting.items() if now_s >= due_s]:
             try:
@@ -259,6 +287,7 @@ class Archiver:
                 self._refused(source, refused)
             else:
                 del self._waiting[source]
+        self._follow_share()
 
     def _refused(self, source: Source, refused: SourceRefused) -> None:
         """Stop reading the source; what is buffered will be read again."""
@@ -479,6 +508,7 @@ class Archiver:
 
     def _due(self) -> _Buffer | None:
         """A buffer to flush now: too large, too old, or the largest when all together exceed the budget."""
+        self._follow_share()
         filled = [buffer for buffer in self._buffers.values() if buffer.packs]
         if not filled:
             return None
@@ -492,6 +522,7 @@ class Archiver:
 
     async def _finish(self, reader: LogReader) -> None:
         """Write what all buffers hold; then commit, if Kafka answers in time."""
+        self._follow_share()
         filled = [buffer for buffer in self._buffers.values() if buffer.packs]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings().stop_s):
@@ -509,7 +540,8 @@ class Archiver:
         except SourceRefused as refused:
             self._refused(buffer.source, refused)
             return
-        await reader.commit({buffer.partition: buffer.log.place})
+        if buffer.partition in self._share.held:
+            await reader.commit({buffer.partition: buffer.log.place})
 
     async def _write(self, buffer: _Buffer) -> None:
         """1. the file becomes durable; 2. the buffer is emptied.

@@ -25,6 +25,7 @@ from edged.log import Throttle, ThrottledLog
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
 from edged.services.archive.reply import Reply
+from edged.services.archive.sharing import Share
 
 PART = "archive_read"
 """For `ports.Health`; writing may fail, on a full disk, while reading works."""
@@ -49,6 +50,9 @@ class _NothingTakenError(Exception):
 class EpochServer:
     """Reads the requests topic and writes each edge's epochs topic; edges take turns.
 
+    Only those requests are served whose partition is in the node's share: what was queued of one that is another node's
+    by now is dropped, for that node reads from where all before was answered. The edge takes no part twice.
+
     Memory: the part being sent, one part of each reply, the queued requests, and the blocks that the store holds.
     """
 
@@ -63,19 +67,22 @@ class EpochServer:
         requests_topic: str,
         epochs_topic: Callable[[str], str],
         group: str,
+        share: Share | None = None,
         poll_s: float = 1.0,
     ) -> None:
+        """`share`: what of the requests is this node's; None: their first partition, always."""
         self._log = log
         self._store = store
         self._health = health
         self._border = border
         self._edges = frozenset(edges)
-        self._partition = TopicPartition(requests_topic)
+        self._requests_topic = requests_topic
+        self._share = share or Share([TopicPartition(requests_topic)])
         self._epochs_topic = epochs_topic
         self._group = group
         self._poll_s = poll_s
         self._queues: OrderedDict[str, deque[Reply]] = OrderedDict()
-        self._next = Place(0)
+        self._next: dict[TopicPartition, Place] = {}
         self._turns = 0
         self._num_served = 0
         self._refusals = RefusalLog()
@@ -86,14 +93,14 @@ class EpochServer:
 
     async def run(self) -> None:
         """Serve until cancelled. Cancelled: the current reply stops; its request is served again after a restart."""
-        self._next = await self._start()
-        async with self._log.reader({self._partition: self._next}, group=self._group) as reader:
+        with self._share.work():
             while True:
-                await self._receive(reader)
-                if self._queues:
-                    await self._serve_next()
-                    await reader.commit({self._partition: self._unanswered()})
-                self._turns += 1
+                held = self._share.held
+                await self._follow(held)
+                if self._next:
+                    await self._serve(held)
+                else:
+                    await self._wait(held)
 
     def progress(self) -> Progress:
         """Turns served and polls done."""
@@ -102,15 +109,45 @@ class EpochServer:
     def statistics(self) -> Statistics:
         return Statistics(served_samples=self._num_served, refused_samples=self._refusals.num_samples)
 
-    async def _start(self) -> Place:
+    async def _follow(self, held: frozenset[TopicPartition]) -> None:
+        """Begin with the partitions that are this node's now, and forget what was of others."""
+        requests = {each for each in held if each.topic == self._requests_topic}
+        for edge, queue in list(self._queues.items()):
+            kept = deque(reply for reply in queue if reply.partition in requests)
+            self._queues[edge] = kept
+            if not kept:
+                del self._queues[edge]
+        begun = await self._start(requests - self._next.keys())
+        self._next = {each: place for each, place in (self._next | begun).items() if each in requests}
+
+    async def _serve(self, held: frozenset[TopicPartition]) -> None:
+        """Receive and serve requests, as long as this is the node's share."""
+        async with self._log.reader(self._next, group=self._group) as reader:
+            while self._share.held is held:
+                await self._receive(reader)
+                if self._queues:
+                    partition = await self._serve_next()
+                    if partition in self._share.held:
+                        await reader.commit({partition: self._unanswered(partition)})
+                self._turns += 1
+
+    async def _wait(self, held: frozenset[TopicPartition]) -> None:
+        """Wait for another share: there are no requests in this one."""
+        self._is_idle = True
+        try:
+            await self._share.other_than(held)
+        finally:
+            self._is_idle = False
+
+    async def _start(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Place]:
         """Where to read: as committed, or, without a commit of this log, a little before its end."""
-        committed = (await self._log.committed(self._group, [self._partition])).get(self._partition)
-        if committed is not None:
-            place = (await self._log.resume({self._partition: committed.place}))[self._partition]
-            if places.is_continued(committed.place, place):
-                return place
-        low, _stable, high = (await self._log.watermarks([self._partition]))[self._partition]
-        return Place(max(low, high - _MAX_OLD_REQUESTS))
+        if not partitions:
+            return {}
+        committed = {each: at.place for each, at in (await self._log.committed(self._group, partitions)).items()}
+        resumed = await self._log.resume(committed)
+        begin = {each: place for each, place in resumed.items() if places.is_continued(committed[each], place)}
+        marks = await self._log.watermarks([each for each in partitions if each not in begin])
+        return begin | {each: Place(max(low, high - _MAX_OLD_REQUESTS)) for each, (low, _, high) in marks.items()}
 
     async def _receive(self, reader: LogReader) -> None:
         """Queue new requests; wait for one only when none is queued."""
@@ -122,19 +159,24 @@ class EpochServer:
         finally:
             self._is_idle = False
         for record in records:
-            is_next = self._next.incarnation == record.incarnation
-            place = self._next if is_next else Place(record.offset, record.incarnation, record.topic_id)
-            self._next = record.place_after()
+            partition = TopicPartition(record.topic, record.partition)
+            is_next = self._next[partition].incarnation == record.incarnation
+            place = self._next[partition] if is_next else Place(record.offset, record.incarnation, record.topic_id)
+            self._next[partition] = record.place_after()
             decoded = await run_in_worker(_decode, record.value)
             edge = decoded.edge if isinstance(decoded, (SnapshotRequest, SamplesRequest)) else ""
-            problem = str(decoded) if isinstance(decoded, FormatError) else self._queue(decoded, record.value, place)
+            problem = (
+                str(decoded)
+                if isinstance(decoded, FormatError)
+                else self._queue(decoded, record.value, partition, place)
+            )
             if problem:
                 known = {"edge": edge} if edge in self._edges else {}
                 self._lines.warning(
                     "archive.bad_request", known.get("edge"), **known, offset=record.offset, reason=problem
                 )
 
-    def _queue(self, request: Request, encoded: bytes, place: Place) -> str:
+    def _queue(self, request: Request, encoded: bytes, partition: TopicPartition, place: Place) -> str:
         """Queue the request, encoded as it is smallest; or say what is wrong with it."""
         if request.edge not in self._edges:
             return f"{request.edge!r} is no edge of the topology"
@@ -147,20 +189,24 @@ class EpochServer:
             return ""  # repeated before its turn
         if len(queue) == _MAX_QUEUED:
             return f"{_MAX_QUEUED} requests of {request.edge} wait already"
-        reply = Reply(request.request, request.edge, request.stream, place, iter(()))
+        reply = Reply(request.request, request.edge, request.stream, partition, place, iter(()))
         reply.messages = self._messages(reply, encoded)
         queue.append(reply)
         self._queues[request.edge] = queue
         return ""
 
-    def _unanswered(self) -> Place:
-        """The place of the first queued request, or of the next one."""
-        queued = [reply.place for queue in self._queues.values() for reply in queue]
-        of_this_log = [place for place in queued if place.incarnation == self._next.incarnation]
-        return min([self._next, *of_this_log], key=lambda place: place.offset)
+    def _unanswered(self, partition: TopicPartition) -> Place:
+        """The place of the partition's first queued request, or of its next one."""
+        replies = [reply for queue in self._queues.values() for reply in queue if reply.partition == partition]
+        next_ = self._next[partition]
+        of_this_log = [reply.place for reply in replies if reply.place.incarnation == next_.incarnation]
+        return min([next_, *of_this_log], key=lambda place: place.offset)
 
-    async def _serve_next(self) -> None:
-        """One turn of the edge at the head of the queue; if it has requests left it goes to the end."""
+    async def _serve_next(self) -> TopicPartition:
+        """One turn of the edge at the head of the queue; if it has requests left it goes to the end.
+
+        Returns the partition of its request.
+        """
         edge, queue = self._queues.popitem(last=False)
         reply = queue[0]
         try:
@@ -176,6 +222,7 @@ class EpochServer:
             queue.popleft()
         if queue:
             self._queues[edge] = queue
+        return reply.partition
 
     def _drop(self, reply: Reply, reason: str, **traceback: Exception) -> None:
         reply.done = True
@@ -216,7 +263,7 @@ class EpochServer:
             except TimeoutError:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ANSWER_S):
-                        await self._log.watermarks([self._partition])
+                        await self._log.watermarks([TopicPartition(self._requests_topic)])
                     nothing = f"{message.topic} takes nothing, and Kafka answers: is the topic there?"
                     raise _NothingTakenError(nothing) from None
             else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from edged.domain.archive.reply_builder import ReplyPart
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
+from edged.ports import TopicPartition
 
 PARTS_PER_TURN = 8
 """About 4 MiB; then it is the next edge's turn."""
@@ -28,11 +29,12 @@ class _Turn:
 
 @dataclass
 class Reply:
-    """A request being served: its place in the log, what is left of it, and totals of what was sent."""
+    """A request being served: its partition and place in the log, what is left of it, and totals of what was sent."""
 
     request: str
     edge: str
     stream: str
+    partition: TopicPartition
     place: Place
     messages: Iterator[ReplyPart | None]
     """Made lazily, in a worker thread; None where a turn ends."""

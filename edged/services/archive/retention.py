@@ -60,7 +60,8 @@ class Retention:
         low = {partition: marks[partition].low for partition in durable}
         refusal = ""
         if self._trims:
-            before = {each: durable[each].first for each in durable if low[each] < durable[each].first}
+            ours = self._archiver.durable()  # another archive node may have taken over some
+            before = {each: durable[each].first for each in durable if low[each] < durable[each].first and each in ours}
             try:
                 low |= await self._trim(before, low) if before else {}
             except LogRefused as error:

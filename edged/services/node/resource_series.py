@@ -25,7 +25,14 @@ _STATISTICS_RATES = (
     "predicted_samples",
     "served_samples",
 )
-_STATISTICS_LEVELS = ("refused_samples", "lag_records", "queue_bytes", "cache_bytes", "kept_bytes")
+_STATISTICS_LEVELS = (
+    "refused_samples",
+    "lag_records",
+    "queue_bytes",
+    "cache_bytes",
+    "kept_bytes",
+    "held_partitions",
+)
 
 
 class ResourceSeries:
