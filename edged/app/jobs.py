@@ -162,7 +162,8 @@ class _Builder:
     def address(self, job: Job) -> ArchiveAddress:
         """How the job's requests reach the archive, and where its replies arrive."""
         topology, edge = self.topology, self.edge.name
-        return ArchiveAddress(edge, job.stream.name, topology.requests_topic, topology.epochs_topic(edge))
+        partition = topology.requests_partition(edge)
+        return ArchiveAddress(edge, job.stream.name, topology.requests_topic, topology.epochs_topic(edge), partition)
 
     def live_window(self, job: Job) -> LiveWindow | None:
         """The window of live samples that the job trains on, also of devices that come later; None if on none."""

@@ -60,9 +60,12 @@ async def run_node(
         services: Mapping[str, Service]
         lanes: KernelLaneClock | None = None
         if edge is None:
-            objects = object_store(topology.archive[0], node)
+            objects = object_store(topology.archive_node(node), node)
             stack.callback(objects.close)
-            services = {**archive.services(in_use, objects, log, health, timing), **_servers(jobs, node, log, timing)}
+            services = {
+                **archive.services(in_use, node, objects, log, health, timing),
+                **_servers(jobs, node, log, timing),
+            }
         else:
             if not edge.cache.disk:  # else whoever opens the cache says so
                 warn_of_cache(folders.cache)

@@ -74,6 +74,6 @@ async def _judge_settings(topology: Topology, own: Sequence[Topic], log: Log) ->
     if unseen := [topic.name for topic in own if topic.name in there and topic.name not in settings]:
         logger().info("kafka.settings_unseen", topics=unseen)
     for topic in own:
-        for harm in existing.harms(topology, topic, settings.get(topic.name, {})):
-            command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
-            logger().warning("kafka.topic_setting", **harm._asdict(), command=command)
+        few = existing.too_few_partitions(topology, topic, there.get(topic.name, 0))
+        for harm in [*existing.harms(topology, topic, settings.get(topic.name, {})), *filter(None, [few])]:
+            logger().warning("kafka.topic_setting", **harm._asdict(), command=existing.command(topology, harm))

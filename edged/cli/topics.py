@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 " there; who may create topics can run this command, or those that `edged topics` prints"
             )
         for harm in harms:
-            command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
+            command = existing.command(topology, harm)
             print(f"warning: {harm.topic} has {harm.setting} {harm.value}: {harm.effect}\n  {command}", file=sys.stderr)
         print(f"{counted(len(topics(topology)), 'topic')} are there")
         return 0
@@ -68,7 +68,10 @@ def commands(topology: Topology) -> Iterator[str]:
     for node in nodes(topology):
         for name, operations in rights_of(topology, node).topics.items():
             yield kafka_commands.allow(bootstrap, node, operations, "topic", name)
-    yield from ("", "# consumer groups: where readers commit their positions")
+    yield from (
+        "",
+        "# consumer groups: where readers commit their positions, and by which archive nodes share their work",
+    )
     for node, group in groups(topology):
         yield kafka_commands.allow(bootstrap, node, ["Read"], "group", group)
     if of_mqtt := list(mosquitto.commands(topology)):
@@ -81,4 +84,8 @@ async def _apply(topology: Topology) -> tuple[list[str], list[Harm]]:
     async with prompt_log(topology.kafka) as kafka:
         missing = await kafka.answer(kafka.log.ensure([TopicSpec(*topic) for topic in wanted]))
         settings = await kafka.answer(kafka.log.settings([topic.name for topic in wanted], existing.SETTINGS))
-    return missing, [harm for topic in wanted for harm in existing.harms(topology, topic, settings.get(topic.name, {}))]
+        shared = [topology.requests_topic] if topology.has_several_archive_nodes else []
+        there = await kafka.answer(kafka.log.partitions(topic for topic in shared if topic not in missing))
+    few = (existing.too_few_partitions(topology, topic, there.get(topic.name, 0)) for topic in wanted)
+    harms = [harm for topic in wanted for harm in existing.harms(topology, topic, settings.get(topic.name, {}))]
+    return missing, [*harms, *filter(None, few)]

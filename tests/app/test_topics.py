@@ -9,7 +9,7 @@ import pytest
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.app import topics
-from edged.domain.topology import Device
+from edged.domain.topology import Archive, Device
 from edged.domain.topology.topics import prediction_topics, topics_of
 from edged.ports import Message, TopicSpec
 from edged.settings import TopologyInUse
@@ -74,3 +74,25 @@ async def test_the_topic_of_a_device_that_a_reload_brings_is_missed_too():
         in_use.replace(replace(VALID, iot=(*VALID.iot, new)))
         await asyncio.sleep(75)
         assert list(health.reasons) == ["device/cam-new"]
+
+
+@pytest.mark.looptime
+async def test_a_requests_topic_with_too_few_partitions_for_the_archive_nodes_is_told_once(log_lines):
+    site = replace(VALID, archive=tuple(Archive(name, "file:///srv/edged") for name in ("north", "south")))
+    log, own = MemoryLog(), topics_of(site, "north")
+    await log.ensure([TopicSpec(site.requests_topic)])
+    await topics.ensure(own, log)
+    task = asyncio.create_task(topics.look_after(TopologyInUse(site), "north", log, site, own))
+
+    await asyncio.sleep(60)
+
+    [line] = log_lines("kafka.topic_setting")
+    assert (line["topic"], line["setting"], line["value"], line["wanted"]) == (
+        site.requests_topic,
+        "partitions",
+        "1",
+        "2",
+    )
+    assert line["command"].endswith(f"--alter --topic {site.requests_topic} --partitions 2")
+    task.cancel()
+    await asyncio.wait([task])

@@ -94,6 +94,9 @@ class FakeLog:
     async def settings(self, topics, names):
         return {"lab.iot.cam-01": {"cleanup.policy": "compact"}}
 
+    async def partitions(self, topics):
+        return dict.fromkeys(topics, 1)
+
 
 def with_fake_log(monkeypatch, error=None):
     module = ModuleType("edged.adapters.kafka")

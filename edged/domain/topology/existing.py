@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from edged.domain.topology import MIB, Topology
+from edged.domain.counted import counted
+from edged.domain.topology import MIB, Topology, kafka_commands
 from edged.domain.topology.message_sizes import DEAD_LETTER_MESSAGE_BYTES
 from edged.domain.topology.topics import SHORT_RETENTION_MS, UNTIL_ARCHIVED_MS, Topic
 
@@ -21,13 +22,34 @@ _OVERHEAD_BYTES = 1024
 
 
 class Harm(NamedTuple):
-    """A setting of a topic that loses or refuses data, what it does, and the value that does not."""
+    """A setting of a topic that loses or refuses data, what it does, and the value that does not. Or its PARTITIONS."""
 
     topic: str
     setting: str
     value: str
     wanted: str
     effect: str
+
+
+PARTITIONS = "partitions"
+"""As a harm's setting."""
+
+
+def command(topology: Topology, harm: Harm) -> str:
+    """What mends it."""
+    bootstrap = topology.kafka.bootstrap
+    if harm.setting == PARTITIONS:
+        return kafka_commands.add_partitions(bootstrap, harm.topic, int(harm.wanted))
+    return kafka_commands.alter(bootstrap, harm.topic, {harm.setting: harm.wanted})
+
+
+def too_few_partitions(topology: Topology, topic: Topic, partitions: int) -> Harm | None:
+    """The harm of a topic that exists with as many, if any: of the requests each archive node needs one."""
+    needed = min(topic.partitions, len(topology.archive))
+    if topic.name != topology.requests_topic or not 0 < partitions < needed:
+        return None
+    idle = counted(len(topology.archive) - partitions, "archive node")
+    return Harm(topic.name, PARTITIONS, str(partitions), str(topic.partitions), f"{idle} answer no edge")
 
 
 def harms(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> list[Harm]:

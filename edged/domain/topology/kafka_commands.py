@@ -12,6 +12,11 @@ def create(bootstrap: Sequence[str], topic: str, partitions: int, settings: Mapp
     )
 
 
+def add_partitions(bootstrap: Sequence[str], topic: str, partitions: int) -> str:
+    """Give the topic so many partitions."""
+    return f"kafka-topics.sh --bootstrap-server {','.join(bootstrap)} --alter --topic {topic} --partitions {partitions}"
+
+
 def allow(bootstrap: Sequence[str], principal: str, operations: Sequence[str], kind: str, name: str) -> str:
     """Grant the operations on the resource; `kind`: "topic" or "group"."""
     each = "".join(f" --operation {operation}" for operation in operations)

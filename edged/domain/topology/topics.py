@@ -58,7 +58,7 @@ def topics(topology: Topology) -> list[Topic]:
         *(Topic(topic) for edge in edges for topic in prediction_topics(topology, edge)),
         *(Topic(topology.dead_letters_topic(edge)) for edge in edges),
         *(Topic(topology.epochs_topic(edge), 1, SHORT_RETENTION_MS, EPOCHS_MESSAGE_BYTES) for edge in edges),
-        Topic(topology.requests_topic, 1, SHORT_RETENTION_MS, REQUESTS_MESSAGE_BYTES),
+        Topic(topology.requests_topic, _requests_partitions(topology), SHORT_RETENTION_MS, REQUESTS_MESSAGE_BYTES),
         *(topic for job in _group_jobs(topology) for topic in _of_group(topology, job)),
         *(
             Topic(topology.presence_topic(node), compacted=True)
@@ -111,10 +111,10 @@ def grants(topology: Topology) -> list[Grant]:
 
 
 def groups(topology: Topology) -> list[tuple[str, str]]:
-    """(principal, consumer group) of every reader that commits its offsets."""
+    """(principal, consumer group) of every reader that commits its offsets, and of the members of a group."""
     return [
         *(each for edge in topology.edges for each in _groups_of_edge(topology, edge.name)),
-        *((each.name, topology.group(role, each.name)) for each in topology.archive for role in _ARCHIVE_ROLES),
+        *((node.name, group) for node in topology.archive for group in _groups_of_archive(topology, node.name)),
     ]
 
 
@@ -125,6 +125,16 @@ def prediction_topics(topology: Topology, edge: str) -> list[str]:
 
 def _job_names(topology: Topology) -> list[str]:
     return list(dict.fromkeys(job.name for job in topology.jobs)) or [""]
+
+
+def _requests_partitions(topology: Topology) -> int:
+    """One for each edge, so that several archive nodes can share the edges."""
+    return len({topology.requests_partition(edge.name) for edge in topology.edges}) or 1
+
+
+def _groups_of_archive(topology: Topology, node: str) -> list[str]:
+    members = [topology.archive_members] if topology.has_several_archive_nodes else []
+    return [*members, *(topology.archive_group(role, node) for role in _ARCHIVE_ROLES)]
 
 
 def _groups_of_edge(topology: Topology, edge: str) -> list[tuple[str, str]]:

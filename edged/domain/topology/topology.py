@@ -39,6 +39,9 @@ class Topology:
     def device(self, name: str) -> Device:
         return next(device for device in self.iot if device.name == name)
 
+    def archive_node(self, name: str) -> Archive:
+        return next(archive for archive in self.archive if archive.name == name)
+
     def job(self, name: str) -> Training:
         return next(job for job in self.jobs if job.name == name)
 
@@ -109,9 +112,28 @@ class Topology:
         return f"{self.site}.{role}.{node}" + (f":{job}" if job else "")
 
     @property
+    def has_several_archive_nodes(self) -> bool:
+        """Whether several nodes share the archive's sources and the edges' requests."""
+        return len(self.archive) > 1
+
+    def archive_group(self, role: Role, node: str) -> str:
+        """As `group`, of an archive node: of all together where there are several, for each goes on from the others."""
+        return f"{self.site}.{role}" if self.has_several_archive_nodes else self.group(role, node)
+
+    @property
+    def archive_members(self) -> str:
+        """The consumer group of several archive nodes as its members; nobody commits offsets in its name."""
+        return f"{self.site}.archive"
+
+    @property
     def requests_topic(self) -> str:
         """The edges' requests to the archive."""
         return f"{self.site}.archive.requests"
+
+    def requests_partition(self, edge: str) -> int:
+        """Where the edge's requests go, if the topic has as many partitions, for several archive nodes to share."""
+        edges = [each.name for each in self.edges]
+        return edges.index(edge) if self.has_several_archive_nodes else 0
 
     def epochs_topic(self, edge: str) -> str:
         """The archive's replies to one edge."""

@@ -37,6 +37,8 @@ class ArchiveAddress:
     stream: str
     requests_topic: str
     epochs_topic: str
+    requests_partition: int = 0
+    """If the topic has as many; else one of those that it has: whoever reads a partition answers all that is in it."""
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ class _ReplyMux:
         self._health = health
         self._replies = replies
         self._timing = timing
+        self._requests: TopicPartition | None = None
         self._reader: LogReader | None = None
         self._reader_stack = contextlib.AsyncExitStack()
         self._num_users = 0
@@ -75,6 +78,7 @@ class _ReplyMux:
     async def open(self, client: "ArchiveClient") -> AsyncIterator[None]:
         async with self._open_lock:
             if self._reader is None:
+                self._requests = await self._partition_of(client.address)
                 end = (await self._log.watermarks([self._replies]))[self._replies].high
                 self._reader = await self._reader_stack.enter_async_context(self._log.reader({self._replies: end}))
             self._num_users += 1
@@ -90,6 +94,11 @@ class _ReplyMux:
                     self._reader = None
                     self.pending.clear()
                     await self._reader_stack.aclose()
+
+    async def _partition_of(self, address: ArchiveAddress) -> TopicPartition:
+        topic, partition = address.requests_topic, address.requests_partition
+        there = (await self._log.partitions([topic])).get(topic, 1) if partition else 1
+        return TopicPartition(topic, partition % there)
 
     def forget(self, fetch: Fetch) -> None:
         """Remove one user; replies to a fetch without users are ignored."""
@@ -165,7 +174,8 @@ class _ReplyMux:
         """Request what the fetch still lacks. Replies to its earlier requests are still accepted."""
         address = pending.client.address
         request = self._request(pending, address)
-        message = Message(address.requests_topic, protocol.encode_request(request), key=address.edge.encode())
+        topic, partition = self._requests or TopicPartition(address.requests_topic)
+        message = Message(topic, protocol.encode_request(request), key=address.edge.encode(), partition=partition)
         pending.is_sent = False
         with contextlib.suppress(TimeoutError):
             # The log would wait until the broker is back; the trainer has a window in memory and should continue.

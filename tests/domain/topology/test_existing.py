@@ -1,5 +1,7 @@
 """Topics that exist: what their settings would lose or refuse is told, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 
 from edged.domain.nn.spec import Dense, Flatten
@@ -106,3 +108,19 @@ def test_a_writers_clock_must_not_decide_what_is_kept():
 
 def test_what_makes_no_sense_is_not_judged():
     assert told("epochs.pi", retention_ms="for ever", max_message_bytes="") == {}
+
+
+def test_too_few_partitions_for_several_archive_nodes_are_told_with_the_command_that_adds_some():
+    nodes = tuple(Archive(name, "s3://b/edged") for name in ("north", "south", "west"))
+    site = replace(SITE, edges=tuple(Edge(f"pi-{number}") for number in range(4)), archive=nodes)
+    [requests] = [topic for topic in topics.topics(site) if topic.name == site.requests_topic]
+
+    harm = existing.too_few_partitions(site, requests, 1)
+
+    assert harm == existing.Harm("lab.archive.requests", "partitions", "1", "4", "2 archive nodes answer no edge")
+    assert existing.command(site, harm) == (
+        "kafka-topics.sh --bootstrap-server localhost:9092 --alter --topic lab.archive.requests --partitions 4"
+    )
+    assert existing.too_few_partitions(site, requests, 3) is None, "one for each node"
+    assert existing.too_few_partitions(site, requests, 0) is None, "it is made as it should be"
+    assert existing.too_few_partitions(SITE, TOPICS["archive.requests"], 1) is None

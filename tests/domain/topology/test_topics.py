@@ -234,3 +234,39 @@ def test_no_right_is_listed_twice_even_if_an_edge_is_the_server():
 
     assert len(grants) == len(set(grants))
     assert {grant.topic for grant in grants} == {t.name for t in topics.topics(group("parameter_server", "pi-a"))}
+
+
+SEVERAL = replace(SITE, archive=(Archive("north", "s3://b/edged"), Archive("south", "s3://b/edged")))
+
+
+def test_several_archive_nodes_share_the_requests_by_a_partition_for_each_edge():
+    def partitions(site: Topology) -> dict[str, int]:
+        return {topic.name: topic.partitions for topic in topics.topics(site)}
+
+    assert set(partitions(SITE).values()) == {1}, "a lone one needs no more"
+    assert {name: count for name, count in partitions(SEVERAL).items() if count > 1} == {"lab.archive.requests": 2}
+    assert [SEVERAL.requests_partition(edge.name) for edge in SEVERAL.edges] == [0, 1]
+    assert [SITE.requests_partition(edge.name) for edge in SITE.edges] == [0, 0]
+
+
+def test_several_archive_nodes_commit_in_groups_that_they_share_and_join_another():
+    """A group with members takes commits of nobody else."""
+    shared = ["lab.archive", "lab.archiver", "lab.epoch_server"]
+
+    def of_archive(site: Topology) -> list[tuple[str, str]]:
+        names = {each.name for each in site.archive}
+        return [each for each in topics.groups(site) if each[0] in names]
+
+    assert of_archive(SEVERAL) == [(node, group) for node in ("north", "south") for group in shared]
+    assert of_archive(SITE) == [("vault", "lab.archiver.vault"), ("vault", "lab.epoch_server.vault")]
+
+
+def test_each_of_several_archive_nodes_has_the_rights_of_a_lone_one():
+    lone = [grant for grant in topics.grants(SITE) if grant.principal == "vault"]
+
+    def as_of_vault(node: str) -> list[Grant]:
+        names = {f"lab.presence.{node}": "lab.presence.vault"}
+        own = [grant for grant in topics.grants(SEVERAL) if grant.principal == node]
+        return [Grant("vault", operation, names.get(topic, topic)) for _, operation, topic in own]
+
+    assert as_of_vault("north") == as_of_vault("south") == lone

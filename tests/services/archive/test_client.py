@@ -1,6 +1,7 @@
 """The archive's client matches replies to requests, repeats unanswered ones and reports silence."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.epochs.window import Window
-from edged.ports import Message
+from edged.ports import Message, TopicSpec
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.archive.fetch import WindowFetch
 from edged.settings import Timing
@@ -138,3 +139,15 @@ async def test_time_spent_waiting_and_fetching_is_counted(bench):
         await asyncio.sleep(5)
         assert bench.client.wait_s == pytest.approx(3)
         assert bench.client.fetching_s == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("partitions", "expected"), [(1, 0), (2, 1), (3, 0), (8, 3)])
+async def test_requests_go_to_the_edges_partition_or_to_one_that_there_is(partitions, expected):
+    log = MemoryLog()
+    await log.ensure([TopicSpec(ADDRESS.requests_topic, partitions=partitions)])
+    client = ArchiveClient(log, RecordingHealth(), replace(ADDRESS, requests_partition=3), Timing())
+
+    async with client.open():
+        await client.ask(window_fetch())
+
+    assert len(log.records(ADDRESS.requests_topic, expected)) == 1
