@@ -41,12 +41,18 @@ async def committed(log: Log, topic: str, group: str) -> None:
     await log.committed(group, [TopicPartition(topic)])
 
 
+async def join(log: Log, topic: str, group: str) -> None:
+    async with log.join(group, [topic]) as membership:
+        assert await membership.other_than(frozenset()) == {TopicPartition(topic)}
+
+
 CALLS: dict[str, tuple[list[str], bool, Call, str]] = {
     "read": (["Write"], False, read, "Read topic {topic}"),
     "write": (["Read"], False, write, "Write topic {topic}"),
     "describe": ([], False, describe, "Write or Read topic {topic}"),
     "committed": (["Read"], False, committed, "Read group {group}"),
     "commit": (["Read"], False, commit, "Read group {group}"),
+    "join": (["Read"], False, join, "Read group {group}"),
     "commit a topic": (["Write"], True, commit, "Read topic {topic}"),
 }
 
