@@ -140,6 +140,9 @@ class ArchiveWriter(Protocol):
     async def is_quarantined(self, stream: str, source: str, offset: int) -> bool:
         """Whether the whole block is in quarantine now. One that is not archived yet may be."""
 
+    def release(self, stream: str, source: str) -> None:
+        """The source is another node's: what was reported of it is that one's to report."""
+
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
         """Report that a record of the source cannot be archived, until the next append; the error to raise.
 

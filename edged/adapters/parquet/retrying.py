@@ -88,6 +88,12 @@ class RetryingArchive:
         records = await self._write(stream, source, self._store.quarantine_records, stream)
         return quarantine.is_whole_block(records, BlockRef(source, offset))
 
+    def release(self, stream: str, source: str) -> None:
+        part = part_of(stream, source)
+        self._backoff_of.pop(part, None)
+        self._unwritten.discard(part)
+        self._health.recovered(part)
+
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
         self._unwritten.add(part_of(stream, source))
         return self._refused(stream, source, reason)

@@ -275,6 +275,7 @@ class Archiver:
                 self._buffers.pop(partition.topic, None)
                 self._durable.pop(partition, None)
                 self._waiting.pop(source, None)
+                self._archive.release(source.stream, source.edge)
 
     async def _resume_due(self) -> None:
         """Give a buffer to each waiting source whose time has come, if the archive lets it."""

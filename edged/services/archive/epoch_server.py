@@ -112,11 +112,12 @@ class EpochServer:
     async def _follow(self, held: frozenset[TopicPartition]) -> None:
         """Begin with the partitions that are this node's now, and forget what was of others."""
         requests = {each for each in held if each.topic == self._requests_topic}
-        for edge, queue in list(self._queues.items()):
-            kept = deque(reply for reply in queue if reply.partition in requests)
-            self._queues[edge] = kept
-            if not kept:
-                del self._queues[edge]
+        kept = {edge: deque(r for r in queue if r.partition in requests) for edge, queue in self._queues.items()}
+        self._queues = OrderedDict((edge, queue) for edge, queue in kept.items() if queue)
+        if not self._next.keys() <= requests:  # whose edges may be those that took nothing
+            for edge in self._set_aside:
+                self._health.recovered(f"epochs/{edge}")
+            self._set_aside.clear()
         begun = await self._start(requests - self._next.keys())
         self._next = {each: place for each, place in (self._next | begun).items() if each in requests}
 

@@ -15,6 +15,7 @@ from edged.adapters.parquet.retrying import RetryingArchive
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SnapshotPart, SnapshotRequest
 from edged.domain.samples import pack as packs
+from edged.errors import StorageError
 from edged.ports import Message, TopicPartition, TopicSpec
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
 from edged.services.archive.epoch_server import EpochServer
@@ -36,14 +37,15 @@ class Node:
 
     def __init__(self, site: "Site", flush_s: float) -> None:
         settings = ArchiverSettings(flush_s=flush_s)
-        archive = RetryingArchive(site.store, site.health, is_shared=True)
+        self.health = RecordingHealth()
+        archive = RetryingArchive(site.store, self.health, is_shared=True)
         self.share = Share()
         self.sharing = Sharing(site.log, self.share, "site.archive", [*(each.topic for each in SOURCES), REQUESTS])
         self.archiver = Archiver(site.log, archive, SOURCES, GROUP, lambda: settings, border=BORDER, share=self.share)
         self.server = EpochServer(
             site.log,
             site.store,
-            site.health,
+            self.health,
             border=BORDER,
             edges=["pi-a", "pi-b"],
             requests_topic=REQUESTS,
@@ -51,7 +53,7 @@ class Node:
             group="site.epoch_server",
             share=self.share,
         )
-        self.retention = Retention(site.log, self.archiver, SOURCES, site.health, trims=True, every_s=60)
+        self.retention = Retention(site.log, self.archiver, SOURCES, self.health, trims=True, every_s=60)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -72,7 +74,6 @@ class Site:
     def __init__(self) -> None:
         self.log = MemoryLog()
         self.store = MemoryArchive()
-        self.health = RecordingHealth()
         self.sent = 0
 
     async def make_topics(self) -> None:
@@ -176,7 +177,20 @@ async def test_a_node_that_does_not_know_that_it_was_given_up_doubles_nothing(si
             assert north.share.held == EVERYTHING
             await until(site.is_archived)
     assert log_lines("archive.overtaken") != []
-    assert site.health.history == []
+    assert north.health.history == south.health.history == []
+
+
+@pytest.mark.looptime
+async def test_what_is_wrong_with_a_source_is_told_by_who_has_it(site: Site):
+    async with site.node(flush_s=1) as north:
+        await until(lambda: north.share.held == EVERYTHING)
+        site.store.failures = {(each.stream, each.edge): StorageError("no room") for each in SOURCES}
+        await site.send()
+        await until(lambda: len(north.health.reasons) == 2)
+        async with site.node(flush_s=1) as south:
+            await until(lambda: len(north.health.reasons) == len(south.health.reasons) == 1)
+            [part] = south.health.reasons
+            assert part.removeprefix("archive/fashion/") in {each.rpartition(".")[2] for each in south.sources}
 
 
 @pytest.mark.looptime
