@@ -37,10 +37,11 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
                 "url": archive.url,
                 "memory": _archive_memory(topology, archive),
                 "sources": _sources(topology),
+                **_others(topology, archive),
                 "writes_per_year": {"log": archive_writes(topology, archive, SERVICE_LINES_S)},
             }
             for archive in topology.archive
-            if tier in {None, "archive"}
+            if node in {None, archive.name}
         ],
         **({"jobs": [_job(topology, job) for job in topology.jobs]} if trains else {}),
         "groups": [
@@ -70,6 +71,12 @@ def _concerned(topology: Topology, node: str | None) -> tuple[Sequence[Device], 
     if node and tier == "edge":
         return topology.devices_of(node), [topology.edge(node)]
     return () if tier == "archive" else topology.iot, topology.edges
+
+
+def _others(topology: Topology, archive: Archive) -> Plan:
+    """Those archive nodes that it shares the work with, if any."""
+    others = [each.name for each in topology.archive if each.name != archive.name]
+    return {"shared_with": others} if others else {}
 
 
 def _topics_of(topology: Topology, node: str) -> set[str]:

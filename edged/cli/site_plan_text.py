@@ -104,6 +104,8 @@ def _index_text(edge: Plan) -> str:
 def _archive_text(archives: Sequence[Plan], *, with_sources: bool) -> Iterator[str]:
     for archive in archives:
         yield from _table(("archive", "url"), [[archive["name"], archive["url"]]])
+        if others := archive.get("shared_with"):
+            yield f"shares sources and requests with {', '.join(others)}; each takes over what another leaves"
         yield f"memory of {archive['name']}: {_sum(archive['memory'])}"
         log = gigabytes(archive["writes_per_year"]["log"])
         yield f"written to {archive['name']}'s disk in a year, at most: log {log}, beside the archive itself"

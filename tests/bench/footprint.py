@@ -71,7 +71,7 @@ async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Fi
                 stopping.push_async_callback(child.stop)
                 return child
 
-            vault, edge = await started("run", "vault"), await started("run", first)
+            vault, edge = await started("run", topology.archive[0].name), await started("run", first)
             rest = [await started("run", each) for each in others]
             companion = await started("infer", first)
             total = 0

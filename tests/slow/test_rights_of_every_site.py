@@ -20,7 +20,7 @@ from tests.support.examples import EXAMPLES, example, made_samples
 from tests.support.mosquitto import need_mosquitto
 from tests.support.printed_mosquitto import PrintedMosquitto
 from tests.support.secured import SecuredKafka
-from tests.support.site import Site, eventually, running, until_archived
+from tests.support.site import Site, eventually, running
 
 PER_DEVICE = 250
 SITES = [
@@ -72,12 +72,17 @@ async def test_it_runs_whole(file: str, mode: str, secured_kafka: SecuredKafka, 
     await asyncio.to_thread(secured_kafka.run, of_kafka)
 
     async with mqtt_broker(topology), running(site):
-        vault = await site.start("run", "vault")
+        vaults = [await site.start("run", archive.name) for archive in topology.archive]
         edges = [await site.start("run", edge.name) for edge in topology.edges]
         for device in topology.iot:
             async with Device(as_itself(topology, device.name, secured_kafka), device.name, gives_up=True) as publisher:
                 await publisher.publish_many(list(islice(made_samples(topology, device.name), PER_DEVICE)))
-        await until_archived(vault, PER_DEVICE * len(topology.iot))
+
+        async def archived() -> bool:
+            samples = (int(line["samples"]) for vault in vaults for line in vault.seen("archive.flushed"))
+            return sum(samples) >= PER_DEVICE * len(topology.iot)
+
+        await eventually(archived, vaults[0])
         for edge in edges:
             await edge.wait_for("train.finished")
         companions = [await site.start("infer", edge.name) for edge in topology.edges]
@@ -88,7 +93,7 @@ async def test_it_runs_whole(file: str, mode: str, secured_kafka: SecuredKafka, 
 
         await eventually(enough, companions[0])
         assert await num_predicted(site) == predicted
-        for node in (vault, *edges, *companions):
+        for node in (*vaults, *edges, *companions):
             assert not [line for line in node.seen("health.degraded") if "may not" in line["reason"]]
             assert not node.seen("kafka.topics_missing")
             assert not node.seen("kafka.settings_unseen")

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from edged.adapters.images import encode
 from edged.domain.topology import Topology
@@ -20,13 +21,14 @@ def example(file: str, site: str, kafka: str, archive: Path, *, epochs: int = 1,
 
     So is `mqtt`; None: all devices speak Kafka.
     """
-    vault = f'archive: [{{name: vault, url: "{archive.as_uri()}", flush: 1s}}]\n\n'
     text = re.sub(r"(?m)^site: \S+", f"site: {site}", (_CONFIG / file).read_text())
+    vaults = [node["name"] for node in yaml.safe_load(text)["archive"]]
+    nodes = ", ".join(f'{{name: {name}, url: "{archive.as_uri()}", flush: 1s}}' for name in vaults)
     text = re.sub(r"(?ms)^kafka:\n.*?(?=^(?:mqtt|streams):)", lambda _: f"kafka: {kafka}\n\n", text)
     text = re.sub(r"(?ms)^mqtt:.*?(?=^streams:)", lambda _: f"mqtt: {mqtt}\n\n" if mqtt else "", text)
     if mqtt is None:
         text = re.sub(r", transport: mqtt(, id: \w+)?(, receipts: \w+)?", "", text)
-    text = re.sub(r"(?ms)^archive:[^\n]*\n.*?(?=^training:)", lambda _: vault, text)
+    text = re.sub(r"(?ms)^archive:[^\n]*\n.*?(?=^training:)", lambda _: f"archive: [{nodes}]\n\n", text)
     text = re.sub(r"(?m)^  epochs: \d+", f"  epochs: {epochs}", text)
     return re.sub(r"warmup: \d+", "warmup: 0.5", text)
 

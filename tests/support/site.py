@@ -44,8 +44,7 @@ iot:
   - {{name: cam-02, edge: pi-a, stream: fashion, codec: png{transport}}}
   - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg{transport}}}
 edges: [{edges}]
-archive:
-  - {{name: vault, url: "{archive}", flush: {flush}}}
+archive: [{archive}]
 training:
   stream: fashion
   model: {model}
@@ -118,14 +117,15 @@ class Site:
         )
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"mqtt": None, "model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
-        self._settings |= {"edges": ("pi-a",), "timing": {}, "kernels": chosen_setting()}
+        self._settings |= {"edges": ("pi-a",), "vaults": ("vault",), "timing": {}, "kernels": chosen_setting()}
         self.configure(**{"site": "greenhouse", **settings})
         open_archive(self.archive_folder).create(self._settings["site"])
 
     def configure(self, **settings: Any) -> None:
         """Write the topology file, changed by these settings: the next process to start has them."""
         self._settings |= settings
-        archive = self.archive_folder.as_uri()
+        vault = f'url: "{self.archive_folder.as_uri()}", flush: {self._settings["flush"]}'
+        archive = ", ".join(f"{{name: {name}, {vault}}}" for name in self._settings["vaults"])
         edges = ", ".join(EDGE.format(name=name, edge=self._settings["edge"]) for name in self._settings["edges"])
         mqtt = self._settings["mqtt"]
         values = {**self._settings, "edges": edges, "transport": ", transport: mqtt, id: counter" if mqtt else ""}

@@ -13,12 +13,9 @@ _WEB_PORTS = {9870, 9871, 50070, 50470}
 
 def problems(topology: Topology) -> Iterator[Finding]:
     """See `rules.problems`."""
-    if len(topology.archive) != 1:
-        yield Finding(
-            "archive",
-            f"exactly one archive node, not {len(topology.archive)}: one node serves, and the file system behind it is"
-            " what is distributed",
-        )
+    if not topology.archive:
+        yield Finding("archive", "there is no archive node", "one, or several that share the work on one archive")
+    yield from _one_archive(topology)
     for i, archive in enumerate(topology.archive):
         at = f"archive[{i}]"
         found = list(_url(f"{at}.url", archive.url))
@@ -30,6 +27,7 @@ def problems(topology: Topology) -> Iterator[Finding]:
 def warnings(topology: Topology) -> Iterator[Finding]:
     """See `rules.warnings`."""
     live = dict.fromkeys(job.stream for job in topology.jobs if job.source != "archive")
+    yield from _several_nodes(topology)
     for i, archive in enumerate(topology.archive):
         for stream in live if archive.trim else ():
             yield Finding(
@@ -43,6 +41,43 @@ def warnings(topology: Topology) -> Iterator[Finding]:
         if endpoint.startswith("http://") and not _is_loopback(endpoint):
             yield Finding(
                 f"archive[{i}].s3.endpoint", "samples go over the network unencrypted", "https:// encrypts", ()
+            )
+
+
+def _one_archive(topology: Topology) -> Iterator[Finding]:
+    """All archive nodes share the work on one archive, so that each can take over from the others."""
+    for i, archive in enumerate(topology.archive[1:], 1):
+        first = topology.archive[0]
+        at = f"archive[{i}]"
+        if archive.url != first.url:
+            yield Finding(
+                f"{at}.url",
+                f'not that of "{first.name}": the archive nodes of a site share the work on one archive',
+                f"url: {first.url}",
+                ("archive[].url",),
+            )
+        elif archive.s3.endpoint != first.s3.endpoint:
+            yield Finding(
+                f"{at}.s3.endpoint",
+                f'not that of "{first.name}": the archive nodes of a site share the work on one archive',
+                needs=("archive[].url", "archive[].s3.endpoint"),
+            )
+
+
+def _several_nodes(topology: Topology) -> Iterator[Finding]:
+    """What is right for some nodes of several, and for others not."""
+    first = topology.archive[0]
+    if topology.has_several_archive_nodes and first.url.startswith("file:"):
+        yield Finding(
+            "archive[1].url",
+            "each archive node must see the same files there: fine on one machine, and where all mount one file system",
+        )
+    for i, archive in enumerate(topology.archive[1:], 1):
+        if archive.trim != first.trim:
+            yield Finding(
+                f"archive[{i}].trim",
+                f'not as that of "{first.name}": what is deleted from Kafka depends on which node has a source',
+                needs=("archive[].trim",),
             )
 
 

@@ -4,20 +4,47 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain.topology import Archive, HdfsAccess, S3Access
+from edged.domain.topology import Archive, HdfsAccess, S3Access, Topology
 from tests.support.valid_topology import VALID, problems, warnings, with_training
 
 WARNED = 'the stream "tiles" is trained on live: an edge that lags, or was away, misses what has been deleted meanwhile'
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_there_is_exactly_one_archive_and_the_reason_is_given(count):
-    archive = tuple(Archive(f"vault-{i}", "file:///x") for i in range(count))
+def of_nodes(*urls: str, **first) -> Topology:
+    nodes = [Archive(f"vault-{i}", url) for i, url in enumerate(urls)]
+    return replace(VALID, archive=(replace(nodes[0], **first), *nodes[1:]) if nodes else ())
 
-    message = (
-        f"exactly one archive node, not {count}: one node serves, and the file system behind it is what is distributed"
-    )
-    assert problems(replace(VALID, archive=archive)) == [("archive", message)]
+
+def test_there_is_an_archive_node():
+    assert problems(of_nodes()) == [("archive", "there is no archive node")]
+
+
+def test_several_nodes_share_one_archive():
+    other = 'not that of "vault-0": the archive nodes of a site share the work on one archive'
+
+    assert problems(of_nodes("file:///x", "file:///x")) == []
+    assert problems(of_nodes("file:///x", "file:///y", "file:///x")) == [("archive[1].url", other)]
+
+
+def test_several_nodes_reach_it_at_one_gateway():
+    site = of_nodes("s3://b/x", "s3://b/x", s3=S3Access("https://s3.lan"))
+    other = 'not that of "vault-0": the archive nodes of a site share the work on one archive'
+
+    assert ("archive[1].s3.endpoint", other) in problems(site)
+
+
+def test_several_nodes_on_local_files_are_a_warning_for_they_may_be_on_several_machines():
+    seen = "each archive node must see the same files there: fine on one machine, and where all mount one file system"
+
+    assert ("archive[1].url", seen) in warnings(of_nodes("file:///x", "file:///x"))
+    assert "archive[1].url" not in dict(warnings(of_nodes("file:///x")))
+    assert "archive[1].url" not in dict(warnings(of_nodes("hdfs://n/x", "hdfs://n/x")))
+
+
+def test_several_nodes_that_do_not_all_trim_are_a_warning():
+    told = 'not as that of "vault-0": what is deleted from Kafka depends on which node has a source'
+
+    assert ("archive[1].trim", told) in warnings(of_nodes("hdfs://n/x", "hdfs://n/x", trim=True))
 
 
 @pytest.mark.parametrize(
