@@ -111,6 +111,20 @@ async def test_a_member_shares_only_in_the_topics_that_it_names(log: Log, site: 
         await group.until(lambda: north.held == all_of(names[1:], 1, 1, 1))
 
 
+@pytest.mark.parametrize("log", ["memory", "apache_kafka"], indirect=True)
+async def test_topics_and_partitions_that_come_later_are_shared_as_well(
+    log: Log, site: str, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edged.adapters.kafka.membership._TOPICS_S", 0.5)
+    names = [f"{site}.0", f"{site}.1"]
+    await log.ensure([TopicSpec(names[0])])
+
+    async with group.member(*names) as north:
+        await group.until(lambda: north.held == all_of(names[:1], 1))
+        await log.ensure([TopicSpec(names[1], partitions=2)])
+        await group.until(lambda: north.held == all_of(names, 1, 2))
+
+
 @every_log
 async def test_commits_in_the_name_of_another_group_are_taken(log: Log, site: str, group: Group) -> None:
     names = await topics(log, site, 1)
