@@ -408,18 +408,6 @@ def test_a_bomb_of_aliases_is_refused_before_it_expands(problems):
     assert any("aliases (*)" in line for line in problems(bomb))
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "path", "message"),
-    [
-        ("file:///srv/edged", "hdfs://name:8020/edged", "archive[0].url", "this version writes to file:// only"),
-    ],
-)  # fmt: skip
-def test_what_this_version_does_not_support_yet_is_refused_explicitly(problems, old, new, path, message):
-    (line,) = problems(VALID.replace(old, new))
-
-    assert f"{path}: {message}" in line
-
-
 # several edges, one model
 
 
