@@ -2,8 +2,9 @@
 
 Run by `way --waits`: python -m tests.bench.way_waits FIGURES ARGUMENT …, which runs `edged ARGUMENT …` and adds a line
 of JSON to the file FIGURES at the end of each epoch. Between two changes of place a thread has run, waited for a core,
-or been blocked, by the kernel's count. Where it stood by for another lane, the cause is what that one did meanwhile;
-elsewhere it was blocked for Python's lock. Costs some 3 % of the CPU.
+or been blocked, by the kernel's count. Where it stood by for another lane, the cause is what that one did meanwhile,
+and where no lane had work, what the trainer's task did; elsewhere it was blocked for Python's lock. Costs some 3 % of
+the CPU.
 """
 
 import functools
@@ -32,6 +33,14 @@ PLACES = {
     "part": ("edged.domain.nn.model:_Lane.run",),
     "test": ("edged.domain.training.learner:Learner.test",),
 }
+PHASES = {
+    "drawing a plan": "edged.services.training.trainer:Trainer._draw",
+    "an epoch's end": "edged.services.training.trainer:Trainer._end_epoch",
+    "between two turns": "edged.services.training.trainer:Trainer._after_turn",
+    "reading samples": "edged.services.training.trainer:Trainer._put_next",
+}
+"""What the trainer's task does: the cause where no lane has anything to do."""
+
 NOTHING = "no turn"
 WAITS = "waits"
 _LANES = "train"  # the prefix of their threads' names
@@ -100,6 +109,35 @@ def placed(function: Callable[..., Any], place: str) -> Callable[..., Any]:
     return call
 
 
+BEGUN: list[tuple[float, str]] = [(0.0, "anything else")]
+"""Since when the trainer's task is in which phase."""
+
+
+def phased(function: Callable[..., Any], phase: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def call(*args: Any, **options: Any) -> Any:
+        before = BEGUN[-1][1]
+        BEGUN.append((time.perf_counter(), phase))
+        try:
+            return await function(*args, **options)
+        finally:
+            BEGUN.append((time.perf_counter(), before))
+
+    return call
+
+
+def _phases(begin_s: float, end_s: float) -> dict[str, float]:
+    """Seconds by phase."""
+    shares: dict[str, float] = defaultdict(float)
+    starts = [start for start, _ in BEGUN]
+    at = bisect_right(starts, begin_s) - 1
+    while at < len(BEGUN) and starts[at] < end_s:
+        until = starts[at + 1] if at + 1 < len(starts) else end_s
+        shares[BEGUN[at][1]] += min(until, end_s) - max(starts[at], begin_s)
+        at += 1
+    return shares
+
+
 def results(work: Any) -> Any:
     """`SharedWork.results`, its wait a place of its own."""
     work.help()
@@ -128,7 +166,13 @@ def causes(segments: Sequence[Sequence[Segment]]) -> dict[str, float]:
             shares = _shares(segment, others, begins)
             total = sum(shares.values())
             for cause, seconds in shares.items():
-                found[f"{segment.place} <- {cause}"] += segment.blocked_s * seconds / total
+                blocked_s = segment.blocked_s * seconds / total
+                if not (segment.place == NOTHING and cause.startswith(NOTHING)):
+                    found[f"{segment.place} <- {cause}"] += blocked_s
+                    continue
+                phases = _phases(segment.begin_s, segment.end_s)
+                for phase, phase_s in phases.items():
+                    found[f"all lanes <- {phase}"] += blocked_s * phase_s / sum(phases.values())
             if not total:
                 found[f"{segment.place} <- none"] += segment.blocked_s
     return dict(found)
@@ -162,6 +206,11 @@ def install() -> None:
             for part in path:
                 owner = getattr(owner, part)
             setattr(owner, last, placed(getattr(owner, last), place))
+    for phase, name in PHASES.items():
+        module, _, attribute = name.partition(":")
+        kind, _, method = attribute.partition(".")
+        owner = getattr(importlib.import_module(module), kind)
+        setattr(owner, method, phased(getattr(owner, method), phase))
     SharedWork.results = results  # type: ignore[method-assign, assignment]
 
 
