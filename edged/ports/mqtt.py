@@ -131,5 +131,5 @@ class MqttBroker(Protocol):
     ) -> AbstractAsyncContextManager[MqttSession]:
         """The persistent session of this client id; another client that connects with the same id takes it over.
 
-        `part`: the part of health for problems of this session alone; an unreachable broker is the part `mqtt`.
+        `part`: the part of health for problems of this client alone; an unreachable broker is the part `mqtt`.
         """

@@ -342,6 +342,17 @@ async def abandon(close: Callable[[], Awaitable[object]]) -> None:
         raise asyncio.CancelledError
 
 
+async def start_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Connect it, or leave nothing of it behind. Raises KafkaError and OSError, TimeoutError among them."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            with bootstrapping():
+                await consumer.start()
+    except BaseException:
+        await abandon_consumer(consumer)
+        raise
+
+
 async def abandon_consumer(consumer: AIOKafkaConsumer) -> None:
     """As `abandon`; also the client of one whose closing ends before it comes to that, and cannot be begun again."""
     try:

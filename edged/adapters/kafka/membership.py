@@ -17,7 +17,7 @@ from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 
-from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon_consumer, bootstrapping
+from edged.adapters.kafka.connection import Setup, abandon_consumer, start_consumer
 from edged.adapters.kafka.refusals import NotAllowed
 from edged.aio import Backoff
 from edged.domain.archive.sharing import Partition, share
@@ -74,7 +74,7 @@ class KafkaMembership:
         await self._drop_consumer()
 
     def revoked(self) -> None:
-        """The group is sharing anew; what is held stays so until it is known."""
+        """The group shares again; what is held stays so until it is known."""
         if self._unassigned_since_s is None:
             self._unassigned_since_s = asyncio.get_running_loop().time()
 
@@ -112,13 +112,7 @@ class KafkaMembership:
             metadata_max_age_ms=int(1000 * _TOPICS_S),
             enable_auto_commit=False,
         )
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                with bootstrapping():
-                    await consumer.start()
-        except BaseException:
-            await abandon_consumer(consumer)
-            raise
+        await start_consumer(consumer)
         self._setup.outages.clients.add(consumer._client)  # noqa: SLF001 - it has one like all others
         self._consumer = consumer
         consumer.subscribe(self._topics, listener=_Listener(self))  # not before: the start would wait for the others
@@ -132,7 +126,7 @@ class KafkaMembership:
             self._setup.outages.begin(self, f"the group {self._group} gives this node no part")
 
     async def _fail(self, error: KafkaError | OSError) -> None:
-        """Begin anew, after a while."""
+        """Let the next look begin again, after a while."""
         if isinstance(error, GroupAuthorizationFailedError):
             error = NotAllowed("group", self._group, "Read")
         self.revoked()

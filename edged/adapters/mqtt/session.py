@@ -242,7 +242,7 @@ class PahoSession:
         self._health.recovered(self._part)
 
     def _report(self, end: End) -> None:
-        """Degrade this session's part of health, or the broker's, which all sessions share."""
+        """Degrade this client's part of health, or the broker's, which all clients share."""
         if end.kind == "taken_over" or (self._was_accepted and end.kind == "refused"):
             self._health.degraded(self._part, end.reason, awaited=False)
         elif not self._tries_other_version(end):

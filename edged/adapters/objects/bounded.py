@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 class GoesOn(Protocol):
-    """To be called at each progress, from inside a call: sets its deadline anew. Raises `GivenUp` after that.
+    """To be called at each progress, from inside a call: begins its deadline again. Raises `GivenUp` after that.
 
     `num_bytes`: that come or go before the next progress shows.
     """

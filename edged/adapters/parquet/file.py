@@ -32,6 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edged.adapters.parquet.seekable import Seekable
 from edged.domain import format_version
 from edged.domain import place as places
 from edged.domain.archive import source_log
@@ -437,29 +438,16 @@ class _GroupReader:
             self._part.put(0, b"")
 
 
-class _Part(io.RawIOBase):
+class _Part(Seekable):
     """A file of which only some bytes are there; it says that it is large."""
 
     def __init__(self) -> None:
-        self._at = 0
+        super().__init__(_MAX_FILE_BYTES)
         self.put(0, b"")
 
     def put(self, start: int, content: bytes) -> None:
         """Have `content` from `start` on, and nothing else."""
         self._start, self._content = start, memoryview(content)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: _MAX_FILE_BYTES}[whence]
-        return self._at
 
     def read(self, size: int = -1) -> memoryview:
         start = self._at - self._start

@@ -138,7 +138,7 @@ class _Migration:
         self._since_ms = int(clock() * 1000)
 
     def run(self, *, is_first: bool) -> Migrated:
-        """1. The floor; 2. of the first format each file anew; 3. the indexes; 4. then the files of before go."""
+        """1. The floor; 2. of the first format each file again; 3. the indexes; 4. then the files of before go."""
         objects, folder = self._objects, self._source.folder
         files = _files(objects, self._source.stream, self._source.name)
         if files:

@@ -1,33 +1,17 @@
 """An object of the archive as a file to read from: exact ranges, no read-ahead."""
 
-import io
-
+from edged.adapters.parquet.seekable import Seekable
 from edged.errors import BlockAbsent
 from edged.ports import ObjectStore
 
 
-class ObjectFile(io.RawIOBase):
+class ObjectFile(Seekable):
     """The object `name` of `size` bytes. Raises what the store raises, and BlockAbsent when it is gone."""
 
     def __init__(self, objects: ObjectStore, name: str, size: int) -> None:
-        super().__init__()
+        super().__init__(size)
         self._objects = objects
         self._name = name
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._at)

@@ -215,7 +215,7 @@ class Due(NamedTuple, Generic[R]):
 
 
 def _has(records: Sequence[R], record: R) -> bool:
-    """By identity: offsets of a topic that was made anew mean other records."""
+    """By identity: offsets of a recreated topic mean other records."""
     return any(each is record for each in records)
 
 

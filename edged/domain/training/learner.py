@@ -81,7 +81,7 @@ class Learner:
 
     @property
     def num_computed(self) -> int:
-        """Samples trained or tested so far, within a mini-batch too; for any thread. Another division begins anew."""
+        """Samples trained or tested so far, within a mini-batch too; for any thread. Another division begins again."""
         return self._model.num_computed
 
     def division(self, state: TrainState) -> Division:

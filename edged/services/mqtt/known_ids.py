@@ -30,7 +30,7 @@ class KnownIds:
         self._refused: OrderedDict[str, str] = OrderedDict()
 
     async def fill(self, log: Log, partition: TopicPartition) -> None:
-        """Read the topic's tail, anew if it was read before. Waits while Kafka is away."""
+        """Read the topic's tail, again if it was read before. Waits while Kafka is away."""
         self._ledger = identity.ledger(self._device.id)
         if count := identity.num_ids_to_read(self._device.id):
             for sample_id in await newest(log, partition, _id_of, count=count, within=_LOOK_BACK * count):

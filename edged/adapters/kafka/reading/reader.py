@@ -18,7 +18,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon_consumer, bootstrapping
+from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon_consumer, start_consumer
 from edged.adapters.kafka.reading.batches import record_of
 from edged.adapters.kafka.reading.incarnations import look
 from edged.adapters.kafka.reading.skipped import log_loss
@@ -296,13 +296,7 @@ class KafkaReader:
             auto_offset_reset="none",
             enable_auto_commit=False,
         )
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                with bootstrapping():
-                    await consumer.start()
-        except BaseException:
-            await abandon_consumer(consumer)
-            raise
+        await start_consumer(consumer)
         consumer.assign([KafkaPartition(*each) for each in self._positions])
         for partition, offset in self._positions.items():
             consumer.seek(KafkaPartition(*partition), offset)
