@@ -3,10 +3,8 @@
 import re
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from edged.adapters.objects.store import Store
 from edged.domain.topology import HdfsAccess
 from edged.errors import ArchiveUnavailable
 from tests.support.hdfs import Hdfs, need_hdfs
-from tests.support.object_stores import Interrupted, content, until_it_works
+from tests.support.object_stores import Interrupted, publish_and_read, until_it_works
 
 PATIENT_S = 600.0
 PIECES = [bytes([number]) * (1 << 20) for number in range(24)]
@@ -81,36 +79,12 @@ def test_a_datanode_paused_in_the_middle_is_told_and_what_is_published_is_whole(
 
 
 def test_a_namenode_killed_and_started_again_loses_and_doubles_nothing(cluster, store):
-    published: list[int] = []
-    wrong: list[int] = []
-    ends = threading.Event()
+    def kill() -> None:
+        for _ in range(2):
+            cluster.namenode.kill()
+            cluster.restart_namenode()
 
-    def publish() -> None:
-        for number in range(60):
-            until_it_works(partial(store.publish, f"f/{number:03d}", [content(number)]))
-            published.append(number)
-
-    def read() -> None:
-        while not ends.is_set():
-            wrong.extend(
-                number
-                for number in tuple(published)
-                if until_it_works(partial(store.read, f"f/{number:03d}", 0, 400_000)) != content(number)
-            )
-
-    writer, reader = threading.Thread(target=publish), threading.Thread(target=read)
-    writer.start()
-    reader.start()
-    for _ in range(2):
-        cluster.namenode.kill()
-        cluster.restart_namenode()
-    writer.join()
-    ends.set()
-    reader.join()
-
-    assert wrong == []
-    assert [each.name for each in until_it_works(lambda: list(store.list("f")))] == [f"{n:03d}" for n in range(60)]
-    assert all(store.read(f"f/{number:03d}", 0, 400_000) == content(number) for number in range(60))
+    publish_and_read(store, 60, kill)
 
 
 def test_a_namenode_that_hangs_is_told_and_goes_on_without_a_restart(cluster, store):

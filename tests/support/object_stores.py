@@ -1,10 +1,16 @@
-"""What tests do with real stores of objects: numbered objects, and doing something in the middle of a publication."""
+"""What tests do with stores of objects: numbered objects, and faults in the middle of what is done with them."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, overload
+from functools import partial
+from typing import Any, TypeVar, overload
 
+import pytest
+
+from edged.adapters.objects.store import Store
 from edged.errors import ArchiveUnavailable
+from edged.ports import ObjectStore
 
 R = TypeVar("R")
 
@@ -19,6 +25,68 @@ def until_it_works(function: Callable[[], R]) -> R:
 def content(number: int, num_bytes: int = 300_000) -> bytes:
     """Of the object with this number."""
     return (b"%08d" % number) * (num_bytes // 8)
+
+
+def publish_and_read(store: ObjectStore, num_objects: int, disturb: Callable[[], object]) -> None:
+    """Publish numbered objects and read them again and again while `disturb` runs; each is there once, as it was."""
+    published: list[int] = []
+    wrong: list[int] = []
+    ends = threading.Event()
+
+    def is_right(number: int) -> bool:
+        return until_it_works(partial(store.read, f"f/{number:03d}", 0, 400_000)) == content(number)
+
+    def publish() -> None:
+        for number in range(num_objects):
+            until_it_works(partial(store.publish, f"f/{number:03d}", [content(number)]))
+            published.append(number)
+
+    def read() -> None:
+        while not ends.is_set():
+            wrong.extend(number for number in tuple(published) if not is_right(number))
+
+    writer, reader = threading.Thread(target=publish), threading.Thread(target=read)
+    writer.start()
+    reader.start()
+    disturb()
+    writer.join()
+    ends.set()
+    reader.join()
+    assert wrong == []
+    listed = until_it_works(lambda: list(store.list("f")))
+    assert [each.name for each in listed] == [f"{number:03d}" for number in range(num_objects)]
+    assert all(map(is_right, range(num_objects)))
+
+
+class Steps:
+    """The changes that were made at a store, before each and behind it; the one with number `fatal` is the last."""
+
+    def __init__(self, fatal: int) -> None:
+        self.taken = 0
+        self._fatal = fatal
+
+    def take(self) -> None:
+        self.taken += 1
+        if self.taken == self._fatal:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch, fatal: int) -> Iterator[Steps]:
+    """Inside, whatever publishes or deletes objects is interrupted at that step."""
+    steps = Steps(fatal)
+    with monkeypatch.context() as patch:
+        for call in ("publish", "delete"):
+            really = getattr(Store, call)
+
+            def stepped(store: Store, *args: Any, really: Callable[..., Any] = really) -> Any:
+                steps.take()
+                result = really(store, *args)
+                steps.take()
+                return result
+
+            patch.setattr(Store, call, stepped)
+        yield steps
 
 
 class Interrupted(Sequence[bytes]):

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from edged.adapters.memory.objects import MemoryPlace
-from edged.adapters.objects.store import Store
 from edged.adapters.parquet.compact import Compacted
 from edged.adapters.parquet.object_file import ObjectFile
 from edged.adapters.parquet.store import ParquetStore
@@ -21,6 +20,7 @@ from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place
 from edged.errors import ArchiveConflict
 from tests.support.archive_samples import pack, read_packs
+from tests.support.object_stores import interrupted
 
 NUMBER = 2 * MAX_TAIL + 3
 DAY_S = 86_400.0
@@ -182,22 +182,7 @@ def test_a_compaction_that_ends_at_any_step_leaves_each_block_once_and_is_begun_
         store.create("lab")
         for offset in offsets:
             store.append("fashion", "pi-a", [(offset, pack(offset))], [(3, offset)] if offset == SEGMENT - 1 else [])
-        steps = 0
-        with monkeypatch.context() as patch:
-            for call in ("publish", "delete"):
-                really = getattr(Store, call)
-
-                def interrupted(self, *args, really=really, fatal=fatal):
-                    nonlocal steps
-                    steps += 2
-                    if steps - 1 == fatal:
-                        raise KeyboardInterrupt
-                    result = really(self, *args)
-                    if steps == fatal:
-                        raise KeyboardInterrupt
-                    return result
-
-                patch.setattr(Store, call, interrupted)
+        with interrupted(monkeypatch, fatal) as steps:
             try:
                 list(opened(place, clock).compact(grace_s=0))
             except KeyboardInterrupt:
@@ -210,7 +195,7 @@ def test_a_compaction_that_ends_at_any_step_leaves_each_block_once_and_is_begun_
             assert read_packs(again, *offsets) == [pack(offset) for offset in offsets]
             assert {each.kind for each in again.verify()} <= {"ignored"}
             list(again.compact(grace_s=0))
-    assert steps > 12
+    assert steps.taken > 12
 
 
 def write_until_200(store: ParquetStore, length: int) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from edged.adapters.local import local_store
 from edged.adapters.memory.objects import MemoryPlace
-from edged.adapters.objects.store import Store
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import marker
 from edged.adapters.parquet.migrate import Migrated, migrate
@@ -18,6 +17,7 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.errors import ArchiveUnavailable, StorageError
 from edged.ports import ObjectStore
 from tests.support.archive_samples import PATIENT_S, open_archive, pack, read_packs
+from tests.support.object_stores import interrupted
 
 OF_BEFORE = Path(__file__).parents[2] / "formats" / "archive-1"
 DONE = [Migrated("fashion", "_train.small", 1, 1), Migrated("fashion", "pi-a", 2, 2)]
@@ -172,26 +172,10 @@ def test_a_damaged_newest_file_of_format_2_is_archived_again() -> None:
 
 def test_a_migration_that_ends_at_any_step_is_continued_by_the_next_one(monkeypatch) -> None:
     """Before each change that it makes at the place, and behind it."""
-    steps = 0
     for fatal in itertools.count(1):
         place = MemoryPlace()
         lay_out_as_before(place)
-        steps = 0
-        with monkeypatch.context() as patch:
-            for call in ("publish", "delete"):
-                really = getattr(Store, call)
-
-                def interrupted(self, *args, really=really, fatal=fatal):
-                    nonlocal steps
-                    steps += 2
-                    if steps - 1 == fatal:
-                        raise KeyboardInterrupt
-                    result = really(self, *args)
-                    if steps == fatal:
-                        raise KeyboardInterrupt
-                    return result
-
-                patch.setattr(Store, call, interrupted)
+        with interrupted(monkeypatch, fatal) as steps:
             try:
                 list(migrate(place.store()))
             except KeyboardInterrupt:
@@ -203,4 +187,4 @@ def test_a_migration_that_ends_at_any_step_is_continued_by_the_next_one(monkeypa
                 break
         list(migrate(place.store()))
         assert_as_before(place)
-    assert steps > 10
+    assert steps.taken > 10

@@ -1,18 +1,14 @@
 """A real S3 gateway that is killed, paused and started again while objects are published and read."""
 
-import threading
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
 from edged.adapters.objects.store import Store
 from edged.adapters.s3 import s3_store
 from edged.errors import ArchiveUnavailable
-from tests.support.object_stores import content, until_it_works
+from tests.support.object_stores import publish_and_read, until_it_works
 from tests.support.s3 import BUCKET, Versitygw, need_versitygw
-
-NUM_OBJECTS = 40
 
 
 @pytest.fixture
@@ -30,36 +26,12 @@ def store(gateway: Versitygw) -> Iterator[Store]:
 
 
 def test_a_gateway_killed_and_started_again_loses_and_doubles_nothing(gateway, store):
-    published: list[int] = []
-    wrong: list[int] = []
-    ends = threading.Event()
+    def kill() -> None:
+        for _ in range(4):
+            gateway.kill()
+            gateway.start()
 
-    def publish() -> None:
-        for number in range(NUM_OBJECTS):
-            until_it_works(partial(store.publish, f"f/{number:03d}", [content(number)]))
-            published.append(number)
-
-    def read() -> None:
-        while not ends.is_set():
-            wrong.extend(
-                number
-                for number in tuple(published)
-                if until_it_works(partial(store.read, f"f/{number:03d}", 0, 400_000)) != content(number)
-            )
-
-    writer, reader = threading.Thread(target=publish), threading.Thread(target=read)
-    writer.start()
-    reader.start()
-    for _ in range(4):
-        gateway.kill()
-        gateway.start()
-    writer.join()
-    ends.set()
-    reader.join()
-
-    assert wrong == []
-    assert [each.name for each in store.list("f")] == [f"{number:03d}" for number in range(NUM_OBJECTS)]
-    assert all(store.read(f"f/{number:03d}", 0, 400_000) == content(number) for number in range(NUM_OBJECTS))
+    publish_and_read(store, 40, kill)
 
 
 def test_a_gateway_that_is_down_at_first_is_told_and_used_once_it_is_up(gateway):
