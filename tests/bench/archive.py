@@ -35,6 +35,7 @@ from edged.adapters.local import local_store
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet import rows as parquet_rows
 from edged.adapters.parquet.block_reader import READS_AT_ONCE
 from edged.adapters.parquet.store import ParquetStore
 from edged.adapters.s3 import s3_store
@@ -269,7 +270,7 @@ def one_round(
         yield f"out, {asking}", figures, spread[0]
 
 
-def before(kind: Kind, raw: Any, footer: parquet_file.Footer) -> Mapping[str, Callable[[int], object]]:
+def before(kind: Kind, raw: Any, footer: parquet_rows.Footer) -> Mapping[str, Callable[[int], object]]:
     """The places of a block that becomes a pack of samples, each given what the one before has made."""
     names = ["device", "device_partition", "device_offset", "arrived_ms", "label", "codec", "payload", "sampled_ms"]
     names.append("device_incarnation")
@@ -300,17 +301,17 @@ def before(kind: Kind, raw: Any, footer: parquet_file.Footer) -> Mapping[str, Ca
     }
 
 
-def after(kind: Kind, raw: Any, footer: parquet_file.Footer) -> Mapping[str, Callable[[int], object]]:
+def after(kind: Kind, raw: Any, footer: parquet_rows.Footer) -> Mapping[str, Callable[[int], object]]:
     """The places of a block by its columns."""
     tables: dict[int, pa.Table] = {}
     made: dict[int, PackColumns] = {}
     rows = np.arange(kind.rows)
 
     def read(block: int) -> None:
-        tables[block] = parquet_file._at_position(raw, footer, block)
+        tables[block] = parquet_rows._at_position(raw, footer, block)
 
     def columns(block: int) -> None:
-        made[block] = parquet_file._by_columns(kind.stream.name, tables[block], footer.contents.cursors_of(block))
+        made[block] = parquet_rows._by_columns(kind.stream.name, tables[block], footer.contents.cursors_of(block))
 
     def answer(block: int) -> None:
         builder = ReplyBuilder("r", kind.stream)
@@ -338,7 +339,7 @@ def places(kind: Kind, number: int, rounds: int) -> dict[str, dict[str, float]]:
         path = Path(objects.where) / written.name
         with path.open("rb") as one, path.open("rb") as other:
             metadata = pq.read_metadata(path)
-            footer = parquet_file.Footer(metadata, parquet_file.contents_of(metadata))
+            footer = parquet_rows.Footer(metadata, parquet_file.contents_of(metadata))
             sides = {"before": before(kind, one, footer), "after": after(kind, other, footer)}
             for index in range(rounds + 1):
                 for block in range(number):

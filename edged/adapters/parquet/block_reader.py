@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from itertools import islice
 from typing import NamedTuple
 
-from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet import rows as parquet_rows
 from edged.adapters.parquet.damage import CorruptFileError, translated
 from edged.adapters.parquet.footers import File, Footers
 from edged.domain.archive.snapshot import BlockRef
@@ -124,6 +124,6 @@ class BlockReader:
         except KeyError:
             raise BlockAbsent(f"{file.stream}/{file.source}: no file holds block {offset}") from None
         with translated(f"{self._footers.where(file)}, block {offset}"), self._footers.open(file) as raw:
-            block = parquet_file.read_block(raw, footer, number)
+            block = parquet_rows.read_block(raw, footer, number)
         self.cache.put(place, block)
         return block

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet import rows as parquet_rows
 from edged.adapters.parquet.chain import Chain, Source
 from edged.adapters.parquet.damage import translated
 from edged.adapters.parquet.file import Contents, FileWriter
@@ -128,7 +129,7 @@ class Compaction:
                 with translated(self._footers.where(place)), self._footers.open(place) as raw:
                     footer = self._footers.footer(place)
                     for offset in file.offset.tolist():
-                        writer.add(offset, of_columns(parquet_file.read_block(raw, footer, known.block_of(offset))))
+                        writer.add(offset, of_columns(parquet_rows.read_block(raw, footer, known.block_of(offset))))
                         offsets.append(offset)
             empty = [
                 (max(a, file.first), min(b, file.next))

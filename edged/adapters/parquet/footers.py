@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.damage import CorruptFileError, translated
-from edged.adapters.parquet.file import Contents, Footer
+from edged.adapters.parquet.file import Contents
 from edged.adapters.parquet.object_file import ObjectFile
+from edged.adapters.parquet.rows import Footer
 from edged.domain.archive.coverage import num_offsets
 from edged.domain.archive.layout import FileName
 from edged.domain.archive.segment_index import IndexedFile

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from edged.adapters.parquet import aside, marker
 from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet import rows as parquet_rows
 from edged.adapters.parquet.block_reader import BlockReader
 from edged.adapters.parquet.chain import Chain, Source
 from edged.adapters.parquet.columns import Columns, of_chain
@@ -400,7 +401,7 @@ class ParquetStore:
         for file in () if chain is None else known.source.files_back(chain):
             place = known.source.file(file)
             with translated(self._footers.where(place)), self._footers.open(place) as raw:
-                places = parquet_file.find(raw, identity)
+                places = parquet_rows.find(raw, identity)
             found[:0] = [Address(known.source.name, *each) for each in places if file.first <= each[0] < file.next]
         return found
 

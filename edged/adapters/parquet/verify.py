@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet import rows as parquet_rows
 from edged.adapters.parquet.chain import Chain, Source
 from edged.adapters.parquet.damage import translated
 from edged.adapters.parquet.footers import Footers, indexed, read_footer
@@ -130,7 +131,7 @@ class Verification:
                 contents = footer.contents
                 _check_indexed(file, indexed(place, contents, file.first))
                 for block in range(len(contents.offsets)):
-                    pack = of_columns(parquet_file.read_block(raw, footer, block))
+                    pack = of_columns(parquet_rows.read_block(raw, footer, block))
                     if (len(pack.samples), pack.num_bytes) != (contents.rows[block], contents.num_bytes[block]):
                         raise FormatError(f"block {contents.offsets[block]} is not as large as the footer says")
                     for detail in self._check(int(contents.offsets[block]), pack):

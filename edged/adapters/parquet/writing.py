@@ -12,9 +12,9 @@ from dataclasses import replace
 from edged.adapters.parquet import aside
 from edged.adapters.parquet.chain import Chain, Source
 from edged.adapters.parquet.damage import CorruptFileError
-from edged.adapters.parquet.file import Footer
 from edged.adapters.parquet.footers import File, Footers, indexed
 from edged.adapters.parquet.indexes import Indexes, index_name
+from edged.adapters.parquet.rows import Footer
 from edged.domain.archive import layout
 from edged.domain.archive.floor import Floor
 from edged.domain.archive.layout import WRITTEN, FileName, segment_of
