@@ -31,7 +31,10 @@ class ObjectStore(Protocol):
 
     @property
     def where(self) -> str:
-        """The place, for messages; no secrets."""
+        """The place, for messages, and who is asked for it; no secrets."""
+
+    def path(self, name: str) -> str:
+        """Where the object or folder is, for messages: as other programs name it."""
 
     def publish(self, name: str, pieces: Sequence[bytes | memoryview]) -> bool:
         """Put the pieces under the name, durably; False when the name is taken by something else.

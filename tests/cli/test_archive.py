@@ -334,18 +334,20 @@ def test_what_needs_no_kafka_needs_no_credentials_of_it(topology_file, monkeypat
 
 def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topology_file, store, tmp_path, capsys):
     assert cli.main(["archive", "verify", str(topology_file)]) == 0
-    assert capsys.readouterr().out.endswith("all is well\n")
+    assert capsys.readouterr().out.endswith("all is well: 2 files read\n")
     path = next((tmp_path / "archive" / "fashion" / "_train.shoebox").glob("0*/*.parquet"))
     content = path.read_bytes()
     path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
 
     assert cli.main(["archive", "verify", str(topology_file)]) == 1
-    *_, finding, count = capsys.readouterr().out.splitlines()
+    finding, *_, count = capsys.readouterr().out.splitlines()
     assert finding.startswith(f"corrupt: {path}: ")
     assert finding.count(str(path)) == 1
-    assert count == "1 finding"
+    assert count == "1 finding: 2 files read"
     assert cli.main(["archive", "verify", str(topology_file), "--json"]) == 1
-    assert [finding["path"] for finding in json.loads(capsys.readouterr().out)["findings"]] == [str(path)]
+    shown = json.loads(capsys.readouterr().out)
+    assert [finding["path"] for finding in shown["findings"]] == [str(path)]
+    assert shown["files"] == {"read": 2, "not_read": 0}
 
 
 def test_a_user_without_a_name_takes_samples_out_by_a_number(topology_file, store, capsys, monkeypatch):
@@ -478,7 +480,7 @@ def test_verify_names_what_the_border_refuses_until_it_is_in_quarantine(topology
     ]
     quarantine(topology_file, "quarantine", "fashion/pi-a/0/0", "fashion/pi-a/0/2")
     assert cli.main(["archive", "verify", str(topology_file)]) == 0
-    assert capsys.readouterr().out.endswith("all is well\n")
+    assert capsys.readouterr().out.endswith("all is well: 4 files read\n")
 
 
 def test_verify_finds_a_damaged_record_of_the_quarantine(topology_file, tmp_path, capsys):

@@ -42,8 +42,11 @@ class Store:
         translated: Callable[[Exception, str], ArchiveUnavailable],
         writer: str,
         deadline_s: float = DEADLINE_S,
+        root: str | None = None,
     ) -> None:
+        """`root`: how other programs name the place; None: as `where`."""
         self._where = where
+        self._root = (where if root is None else root).rstrip("/")
         self._client = BoundedClient(open_backend, where, deadline_s)
         self._translated = translated
         self._writer = check_writer(writer)
@@ -51,6 +54,9 @@ class Store:
     @property
     def where(self) -> str:
         return self._where
+
+    def path(self, name: str) -> str:
+        return f"{self._root}/{name}"
 
     def publish(self, name: str, pieces: Sequence[bytes | memoryview]) -> bool:
         object_name.check(name)
@@ -110,7 +116,7 @@ class Store:
             if content is not None:
                 return Manifest(content, version)
             # It has been replaced and deleted meanwhile.
-        raise ArchiveUnavailable(f"{self._where}/{name}: others replace it all the time; try again later")
+        raise ArchiveUnavailable(f"{self.path(name)}: others replace it all the time; try again later")
 
     def version(self, name: str) -> int:
         versions = self._versions(name)

@@ -38,7 +38,7 @@ def keep_record(objects: ObjectStore, source: Source, name: str, content: bytes,
     if sum(each.name.endswith(suffix) and each.name != name for each in objects.list(folder)) >= limit:
         return ""
     objects.publish(f"{folder}/{name}", [content])
-    return f"{objects.where}/{folder}/{name}"
+    return objects.path(f"{folder}/{name}")
 
 
 def _content(objects: ObjectStore, path: str, size: int) -> list[bytes] | None:

@@ -54,7 +54,7 @@ class Footers:
 
     def where(self, file: File) -> str:
         """The file, for messages."""
-        return f"{self._objects.where}/{file.path}"
+        return self._objects.path(file.path)
 
     def open(self, file: File) -> BinaryIO:
         """The file's bytes."""

@@ -39,7 +39,7 @@ class Indexes:
         if manifest is None:
             self.forget(folder, segment)
             return None, 0
-        with translated(f"{self._objects.where}/{name}/{manifest.version:020d}"):
+        with translated(self._objects.path(f"{name}/{manifest.version:020d}")):
             index = index_codec.decode(manifest.content, segment)
         self._keep(name, index)
         return index, manifest.version
@@ -64,7 +64,7 @@ class Indexes:
         manifest = self._objects.manifest(name)
         if manifest is None:
             return None, 0
-        with translated(f"{self._objects.where}/{name}/{manifest.version:020d}"):
+        with translated(self._objects.path(f"{name}/{manifest.version:020d}")):
             return floors.decode(manifest.content), manifest.version
 
     def raise_floor(self, folder: str, floor: Floor, version: int) -> bool:

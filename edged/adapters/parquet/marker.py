@@ -54,7 +54,7 @@ def read(objects: ObjectStore) -> Marker | None:
         fields = json.loads(content)
         return Marker(fields["format"], str(fields.get("site", "")), str(fields.get("id", "")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StorageError(f"{objects.where}/{MARKER} is damaged") from error
+        raise StorageError(f"{objects.path(MARKER)} is damaged") from error
 
 
 def check(objects: ObjectStore, site: str | None) -> Marker:
@@ -65,7 +65,7 @@ def check(objects: ObjectStore, site: str | None) -> Marker:
     if marker.format != FORMAT:
         is_before = marker.format in MIGRATED_FROM
         what = "run `edged archive migrate`" if is_before else f"this version of edged knows {FORMAT}"
-        raise StorageError(f"{objects.where}/{MARKER} names format {marker.format!r:.20}; {what}")
+        raise StorageError(f"{objects.path(MARKER)} names format {marker.format!r:.20}; {what}")
     if site is not None and marker.site != site:
         raise ArchiveUnavailable(
             f"{objects.where} is the archive of the site {marker.site!r:.70}, and this is {site!r}: give each site a "
@@ -77,7 +77,6 @@ def check(objects: ObjectStore, site: str | None) -> Marker:
 def _absence(objects: ObjectStore) -> str:
     if objects.manifest(MIGRATION) is not None:
         return f"{objects.where} is being migrated: run `edged archive migrate` again, to its end"
-    return (
-        f"{objects.where} has no {MARKER}: its file system is not mounted, or it is new and `edged archive init` has"
-        " not been run"
-    )
+    # A local place is a path; of the others' URLs another folder is the likely mistake.
+    why = "its file system is not mounted" if objects.where.startswith("/") else "it is another folder"
+    return f"{objects.where} has no {MARKER}: {why}, or it is new and `edged archive init` has not been run"

@@ -97,7 +97,7 @@ def _mark(objects: ObjectStore, before: Marker) -> None:
         objects.replace(marker.MIGRATION, content, 0)
         pending = objects.manifest(marker.MIGRATION)
     if pending is None:
-        raise ArchiveUnavailable(f"{objects.where}/{marker.MIGRATION} was written, and is not there")
+        raise ArchiveUnavailable(f"{objects.path(marker.MIGRATION)} was written, and is not there")
     objects.delete(MARKER)
     objects.publish(MARKER, [pending.content])
 

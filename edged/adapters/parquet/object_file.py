@@ -20,7 +20,7 @@ class ObjectFile(Seekable):
             return b""
         found = self._objects.read(self._name, self._at, length)
         if found is None:
-            raise BlockAbsent(f"{self._objects.where}/{self._name} is gone")
+            raise BlockAbsent(f"{self._objects.path(self._name)} is gone")
         self._at += len(found)
         return found
 

@@ -5,6 +5,7 @@ See also: `domain.archive.layout` (where things are), `chain` (what counts), `wr
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -269,11 +270,19 @@ class ParquetStore:
                     counted = (file for file in place.files_back(place.chain() or chain) if not file.is_damaged)
                     yield from reversed([place.file(file).path for file in counted])
 
-    def verify(self, stream: str | None = None, border: Border | None = None) -> Iterator[Finding]:
+    def verify(
+        self,
+        stream: str | None = None,
+        border: Border | None = None,
+        since_s: float = math.inf,
+        on_file: Callable[[bool], object] = lambda _is_read: None,
+    ) -> Iterator[Finding]:
         """Read everything again, block by block, and give what is wrong. Known gaps are not: summaries count them.
 
-        With `border` also the samples that it refuses, unless they are in quarantine.
+        With `border` also the samples that it refuses, unless they are in quarantine. Of files older than `since_s`
+        only the place and the size are checked; `on_file` is told of each whether it was read.
         """
+        since_ms = 0 if math.isinf(since_s) else self._now_ms() - int(since_s * 1000)
         self.check()
         for name in self._objects.folders() if stream is None else [stream]:
             if not layout.is_stream(name):
@@ -281,20 +290,24 @@ class ParquetStore:
             try:
                 sources = self._of_source(lambda name=name: self._objects.folders(name))  # type: ignore[misc]
             except StorageError as error:
-                path = f"{self._objects.where}/{name}"
+                path = self._objects.path(name)
                 yield Finding("foreign", path, str(error).removeprefix(f"{path} "))
                 continue
-            for source in filter(layout.is_source, sources):
+            for source in sources:
+                if not layout.is_source(source):
+                    yield Finding("foreign", self._objects.path(f"{name}/{source}"), "not the folder of a source")
+                    continue
                 known = self._known(name, source)
                 check = self._check_of(name, source, border)
                 try:
                     chain = self._of_source(known.source.chain)
                 except StorageError as error:
                     kind = "corrupt" if isinstance(error, CorruptFileError) else "foreign"
-                    yield Finding(kind, f"{self._objects.where}/{known.source.folder}", str(error))
+                    yield Finding(kind, self._objects.path(known.source.folder), str(error))
                 else:
-                    verification = Verification(self._objects, known.source, chain, self._indexes, self._footers, check)
-                    yield from verification.findings()
+                    yield from Verification(
+                        self._objects, known.source, chain, self._indexes, self._footers, check, since_ms, on_file
+                    ).findings()
 
     def compact(
         self, stream: str | None = None, grace_s: float = GRACE_S, packed_bytes: int = PACKED_BYTES

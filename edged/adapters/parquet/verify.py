@@ -39,7 +39,8 @@ Check = Callable[[int, Pack], Iterable[str]]
 class Verification:
     """Of one source, segment by segment. `chain`: what counts of it. Known gaps are no findings: summaries count them.
 
-    Raises ArchiveUnavailable while the archive does not answer.
+    Of a file that an index names since before `since_ms` only the place is checked: it is not read. `on_file` is told
+    of each file whether it was. Raises ArchiveUnavailable while the archive does not answer.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class Verification:
         indexes: Indexes,
         footers: Footers,
         check: Check,
+        since_ms: int = 0,
+        on_file: Callable[[bool], object] = lambda _is_read: None,
     ) -> None:
         self._objects = objects
         self._source = source
@@ -57,8 +60,10 @@ class Verification:
         self._indexes = indexes
         self._footers = footers
         self._check = check
-        self._of_before: set[str] = set()
-        """Names of files of the layout before that an index names."""
+        self._since_ms = since_ms
+        self._on_file = on_file
+        self._of_before: dict[str, IndexedFile | None] = {}
+        """Names of files of the layout before that an index names, and those that were not read."""
 
     def findings(self) -> Iterator[Finding]:
         """What is wrong."""
@@ -75,12 +80,17 @@ class Verification:
                 yield Finding("corrupt", self._path(layout.segment_name(segment)), str(error))
                 continue
             counted = set() if index is None else {each.name for each in index.replaced}
+            unread: dict[str, IndexedFile] = {}
             for file in _of_segment(chain, index, segment):
                 counted.add(layout.text_of(file.name))
                 yield from self._judge_place(file, end)
-                yield from self._verify_file(file)
+                if 0 < file.since_ms < self._since_ms:
+                    unread[layout.text_of(file.name)] = file
+                else:
+                    yield from self._verify_file(file)
+                self._on_file(layout.text_of(file.name) not in unread)
                 end = max(end, file.next)
-            yield from self._judge_names(segment, counted)
+            yield from self._judge_names(segment, counted, unread)
         if chain is not None and chain.hidden is not None:
             path, _, detail = str(chain.hidden).partition(": ")
             yield Finding(_kind(chain.hidden), path, detail)
@@ -93,14 +103,17 @@ class Verification:
         if file.named < file.first:
             yield Finding("overlap", path, f"offsets {file.named} to {file.first - 1} are in the file before, too")
 
-    def _judge_names(self, segment: int, counted: set[str]) -> Iterator[Finding]:
-        """What else is in the segment's folder."""
+    def _judge_names(self, segment: int, counted: set[str], unread: dict[str, IndexedFile]) -> Iterator[Finding]:
+        """What else is in the segment's folder, and which of the files that were not read are not."""
         folder = f"{self._source.folder}/{layout.segment_name(segment)}"
         chain = self._chain
         end = 0 if chain is None else chain.end
-        self._of_before |= {name.removeprefix(layout.ABOVE) for name in counted if name.startswith(layout.ABOVE)}
-        for name in (each.name for each in self._objects.list(folder)):
-            path = f"{self._objects.where}/{folder}/{name}"
+        for name in counted:
+            if name.startswith(layout.ABOVE):
+                self._of_before[name.removeprefix(layout.ABOVE)] = unread.pop(name, None)
+        for name, size in self._objects.list(folder):
+            path = self._objects.path(f"{folder}/{name}")
+            yield from self._judge_unread(unread.pop(name, None), size)
             parsed = layout.parsed(name)
             if parsed is None:
                 yield Finding("foreign", path, "not a file of the archive")
@@ -108,13 +121,26 @@ class Verification:
                 yield Finding("ignored", path, "it counts for nothing: other files have its offsets, or it is cut off")
         for name in self._objects.folders(folder):
             if name != "index":
-                yield Finding("foreign", f"{self._objects.where}/{folder}/{name}", "not a folder of the archive")
+                yield Finding("foreign", self._objects.path(f"{folder}/{name}"), "not a folder of the archive")
+        for file in unread.values():
+            yield self._gone(file)
+
+    def _judge_unread(self, file: IndexedFile | None, size: int) -> Iterator[Finding]:
+        if file is not None and size != file.size:
+            yield Finding("corrupt", self._path_of(file), f"{size} bytes, where its index says {file.size}")
+
+    def _gone(self, file: IndexedFile) -> Finding:
+        detail = f"the file is gone, with offsets {file.first} to {file.next - 1}"
+        return Finding("hole", self._path_of(file), detail)
 
     def _beside(self) -> Iterator[Finding]:
         """What is in the source's own folder, and what is kept aside."""
-        for name in (each.name for each in self._objects.list(self._source.folder)):
+        for name, size in self._objects.list(self._source.folder):
             if name not in self._of_before:
                 yield Finding("foreign", self._path(name), "not a file of the archive")
+            yield from self._judge_unread(self._of_before.pop(name, None), size)
+        for file in filter(None, self._of_before.values()):
+            yield self._gone(file)
         for name in (each.name for each in self._objects.list(f"{self._source.folder}/{layout.ASIDE}")):
             what = (
                 "a record as it came, not archived" if name.endswith(_RECORD) else "was damaged, and is archived again"
@@ -137,15 +163,15 @@ class Verification:
                     for detail in self._check(int(contents.offsets[block]), pack):
                         yield Finding("refused", path, detail)
         except BlockAbsent:
-            yield Finding("hole", path, f"the file is gone, with offsets {file.first} to {file.next - 1}")
+            yield self._gone(file)
         except StorageError as error:
             yield Finding(_kind(error), path, str(error).removeprefix(f"{path}: "))
 
     def _path(self, name: str = "") -> str:
-        return "/".join([self._objects.where, self._source.folder, *([name] if name else [])])
+        return self._objects.path(f"{self._source.folder}/{name}" if name else self._source.folder)
 
     def _path_of(self, file: IndexedFile) -> str:
-        return f"{self._objects.where}/{self._source.file(file).path}"
+        return self._objects.path(self._source.file(file).path)
 
 
 def _of_segment(chain: Chain | None, index: SegmentIndex | None, segment: int) -> Iterator[IndexedFile]:

@@ -40,15 +40,15 @@ _NOTHING = "edged-nothing-has-this-name"
 def s3_store(url: str, access: S3Access, writer: str, deadline_s: float = DEADLINE_S) -> Store:
     """The store at s3://bucket/folder."""
     parts = urlsplit(url)
-    where = f"s3://{parts.netloc}{parts.path}".rstrip("/")
-    if access.endpoint:
-        where += f" at {access.endpoint}"
+    root = f"s3://{parts.netloc}{parts.path}".rstrip("/")
+    where = f"{root} at {access.endpoint}" if access.endpoint else root
     return Store(
         where,
         lambda: _Bucket(parts.netloc, parts.path.strip("/"), access, deadline_s),
         lambda error, name: translated(error, f"{where}{': ' + name if name else ''}", parts.netloc, access),
         writer,
         deadline_s,
+        root,
     )
 
 

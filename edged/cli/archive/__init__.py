@@ -1,6 +1,6 @@
 """`edged archive`: make the archive, bring data sets in and out, list and verify, take samples out of training.
 
-See also: `data_set` (import), `export`, `compact`, `migrate`, `quarantine`.
+See also: `data_set` (import), `export`, `compact`, `verify`, `migrate`, `quarantine`.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from edged.cli.archive import data_set
 from edged.cli.archive import export as archive_export
 from edged.cli.archive import migrate as archive_migrate
 from edged.cli.archive import quarantine as archive_quarantine
+from edged.cli.archive import verify as archive_verify
 from edged.cli.arguments import add_topology
 from edged.cli.problems import complain
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE
-from edged.domain.counted import counted
 from edged.domain.samples.border import Border
 from edged.domain.systemd.setup import USER, archive_folder
 from edged.domain.topology import Stream, Topology
@@ -59,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--files", action="store_true", help="the files that count, for other readers of Parquet")
     listing.set_defaults(act=_ls)
     verify = actions.add_parser("verify", help="read everything and report what is wrong; exit 1 when something is")
+    archive_verify.add_options(verify)
     verify.set_defaults(act=_verify)
 
     pack = actions.add_parser("compact", help="pack small files into large ones, while edges train from them")
@@ -153,22 +154,26 @@ def _change(topology: Topology, args: argparse.Namespace) -> int:
 
 def _verify(topology: Topology, args: argparse.Namespace) -> int:
     store = _store(topology)
-    findings = list(store.verify(args.stream, Border.of(topology)))
+    if args.json:
+        print('{"findings": [', end="")
+    account = archive_verify.verify(store, Border.of(topology), args)
     summaries = store.summaries(args.stream)
     quarantined: list[dict[str, Any]] | None = None
     with contextlib.suppress(StorageError):  # which is a finding
         quarantined = _quarantined(store, summaries)
+    sources = _sources(summaries, quarantined)
     if args.json:
-        sources = _sources(summaries, quarantined)
-        shown = {"findings": [each._asdict() for each in findings], "sources": sources, "quarantine": quarantined or []}
-        print(json.dumps(shown, indent=2))
+        rest = {
+            "files": {"read": account.files[True], "not_read": account.files[False]},
+            "sources": sources,
+            "quarantine": quarantined or [],
+        }
+        print(f"],\n{json.dumps(rest, indent=2)[2:]}")
     else:
-        _print_table(_sources(summaries, quarantined))
+        _print_table(sources)
         archive_quarantine.print_quarantine(quarantined or [])
-        for finding in findings:
-            print(f"{finding.kind}: {finding.path}: {finding.detail}")
-        print(counted(len(findings), "finding") if findings else "all is well")
-    return _FINDINGS if findings else 0
+        print(account.summary())
+    return _FINDINGS if account.num_findings else 0
 
 
 def _compact(topology: Topology, args: argparse.Namespace) -> int:

@@ -1,5 +1,8 @@
 """Verification finds every damaged, missing, overlapping and foreign file."""
 
+import os
+import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -7,6 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from edged.adapters.local import local_store
+from edged.adapters.parquet.store import ParquetStore
+from edged.domain.archive.segment_index import MAX_TAIL
 from edged.domain.place import Place
 from edged.domain.samples.pack import Pack
 from edged.errors import StorageError
@@ -32,6 +38,47 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path_factory, data):
     (finding,) = open_archive(folder).verify()
 
     assert (finding.kind, finding.path) == ("corrupt", str(path))
+
+
+class TestSince:
+    """Files that an index has named for long are not read, but their places and sizes are looked at."""
+
+    @pytest.fixture
+    def old(self, folder):
+        """As many files as an index takes, of eight days ago, and two that no index names."""
+        store = new_archive(folder)
+        for offset in range(MAX_TAIL + 2):
+            store.append("fashion", "pi-a", [(offset, pack(offset))])
+        return ParquetStore(local_store(folder.as_uri(), "tests"), clock=lambda: time.time() + 8 * 86_400)
+
+    def read(self, store, **options):
+        files = []
+        findings = [(each.kind, Path(each.path).name) for each in store.verify(on_file=files.append, **options)]
+        return findings, Counter(files)
+
+    def test_only_newer_files_are_read(self, old, folder):
+        path = segment(folder) / file_name(0)
+        content = bytearray(path.read_bytes())
+        content[200] ^= 1
+        path.write_bytes(content)
+
+        assert self.read(old, since_s=7 * 86_400.0) == ([], {False: MAX_TAIL, True: 2})
+        assert self.read(old) == ([("corrupt", file_name(0))], {True: MAX_TAIL + 2})
+
+    def test_an_older_one_that_is_gone_or_cut_off_is_found(self, old, folder):
+        (segment(folder) / file_name(1)).unlink()
+        os.truncate(segment(folder) / file_name(2), 100)
+
+        findings, _ = self.read(old, since_s=7 * 86_400.0)
+
+        assert sorted(findings) == [("corrupt", file_name(2)), ("hole", file_name(1))]
+
+
+def test_a_folder_that_is_no_sources_is_foreign(store, folder):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    (folder / "fashion" / "pi a").mkdir()
+
+    assert [each.kind for each in open_archive(folder).verify()] == ["foreign"]
 
 
 def test_a_file_under_another_files_name_is_corrupt(store, folder):
@@ -82,7 +129,7 @@ def test_temporary_and_foreign_files_do_not_count(store, folder):
     assert store.snapshot("fashion").num_blocks == 2
     assert sorted((finding.kind, Path(finding.path).name) for finding in store.verify()) == [
         ("foreign", file_name(2)),
-        ("foreign", "lost+found"),
+        *2 * [("foreign", "lost+found")],
         ("foreign", "more.txt"),
         ("foreign", "notes.txt"),
         ("ignored", f"{0:020d}-{2:020d}.g1.parquet"),
