@@ -8,7 +8,7 @@ import pytest
 from edged.cli import main
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
-from tests.support.archive_samples import open_archive
+from tests.support.archive_samples import file_name, open_archive, segment
 
 TOPOLOGY = """
 schema: 1
@@ -75,6 +75,7 @@ def test_tar_files_hold_samples_without_labels_too(edged, tmp_path):
         "form": "webdataset",
         "splits": {"test": 2, "train": 3},
         "left_out": {},
+        "damaged_files": 0,
     }
     with tarfile.open(out / "train-000000.tar") as tar:
         assert sum(each.name.endswith(".png") for each in tar) == 3
@@ -96,3 +97,16 @@ def test_nothing_is_overwritten(edged, tmp_path):
     assert code == 74
     assert "is there already: name another folder, or delete it" in err
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_read_is_told_and_the_others_are_written(edged, tmp_path):
+    (segment(tmp_path / "archive", "_test.pears", stream="fruit") / file_name(0)).write_bytes(b"PAR1")
+
+    code, text, _ = edged("export", "--to", str(tmp_path / "out"))
+
+    assert code == 1
+    *_, total, damaged = text.splitlines()
+    assert total.endswith("2 samples, 2 of split train; 1 left out")
+    assert damaged == "left out: 1 file, which cannot be read: `edged archive verify` says why"
+    _, listed, _ = edged("ls")
+    assert "fruit/_test.pears: 1 file cannot be read: `edged archive verify` says why" in listed.splitlines()

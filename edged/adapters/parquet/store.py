@@ -49,7 +49,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """What the archive holds of a source, with bytes of payloads and of files; `lost`: records in known gaps."""
+    """What the archive holds of a source, with bytes of payloads and of files; `lost`: records in known gaps.
+
+    `damaged`: files of which no block is known; `verify` says why.
+    """
 
     stream: str
     source: str
@@ -61,6 +64,7 @@ class SourceSummary:
     first: int
     next: int
     lost: int
+    damaged: int
 
 
 class _Known:
@@ -475,7 +479,8 @@ class ParquetStore:
         for file in chain.tail:
             files, stored_bytes, lost = files + 1, stored_bytes + file.size, lost + file.lost
             first = min(first, file.first)
-        of_blocks = of_chain(source, chain, chain.end, self._unreadable)
+        damaged: list[StorageError] = []
+        of_blocks = of_chain(source, chain, chain.end, lambda _source, error: damaged.append(error))
         return SourceSummary(
             stream,
             name,
@@ -487,6 +492,7 @@ class ParquetStore:
             max(first, chain.floor.first),
             chain.end,
             lost,
+            len(damaged),
         )
 
 

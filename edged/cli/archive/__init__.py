@@ -23,6 +23,7 @@ from edged.cli.archive import verify as archive_verify
 from edged.cli.arguments import add_topology
 from edged.cli.problems import complain
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE
+from edged.domain.counted import counted
 from edged.domain.samples.border import Border
 from edged.domain.systemd.setup import USER, archive_folder
 from edged.domain.topology import Stream, Topology
@@ -40,8 +41,8 @@ _WRITING = {"init", "import", "compact", "migrate", "quarantine", "release"}
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = (
-        "Exit codes: 1 verify has findings; 64 the data set does not fit, or an address names nothing; "
-        "74 no archive, or it refused; 78 migrate: the version before has to archive more."
+        "Exit codes: 1 verify has findings, export could not read all; 64 the data set does not fit, or an "
+        "address names nothing; 74 no archive, or it refused; 78 migrate: the version before has to archive more."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -144,6 +145,7 @@ def _ls(topology: Topology, args: argparse.Namespace) -> int:
         print(json.dumps({"sources": _sources(summaries, quarantined), "quarantine": quarantined}, indent=2))
     else:
         _print_table(_sources(summaries, quarantined))
+        _print_damaged(summaries)
         archive_quarantine.print_quarantine(quarantined)
     return 0
 
@@ -226,6 +228,13 @@ def _print_table(sources: list[dict[str, Any]]) -> None:
         names = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
         numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         print("  ".join([*names, *numbers]).rstrip())
+
+
+def _print_damaged(summaries: "list[SourceSummary]") -> None:
+    for each in summaries:
+        if each.damaged:
+            what = f"{counted(each.damaged, 'file')} cannot be read: `edged archive verify` says why"
+            print(f"{each.stream}/{each.source}: {what}")
 
 
 def _stream(topology: Topology, name: str | None) -> Stream:

@@ -16,9 +16,12 @@ from edged.domain.text import shown
 from edged.domain.topology import Stream
 
 if TYPE_CHECKING:  # Parquet and images are imported when they are needed
-    from edged.ports import ArchiveStore
+    from edged.adapters.parquet.store import ParquetStore
 
 FORMS = ("folders", "webdataset")
+
+_LACKING = 1
+"""Exit code: something could not be read."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +36,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the account as JSON")
 
 
-def run(store: "ArchiveStore", stream: Stream, args: argparse.Namespace) -> int:
-    """Export by the options in `args`. Raises StorageError, ArchiveUnavailable."""
+def run(store: "ParquetStore", stream: Stream, args: argparse.Namespace) -> int:
+    """Export by the options in `args`; 1 when something cannot be read. Raises StorageError, ArchiveUnavailable."""
     from edged.adapters.datasets.export import ClassFolders, TarShards, new_folder  # noqa: PLC0415
     from edged.services.archive import exporter  # noqa: PLC0415
 
@@ -47,12 +50,19 @@ def run(store: "ArchiveStore", stream: Stream, args: argparse.Namespace) -> int:
         for sample in exporter.samples(store, stream, snapshot, on_progress, left_out):
             reason = writer.add(sample)
             (left_out if reason else taken)[reason or sample.split] += 1
+    damaged = sum(each.damaged for each in store.summaries(stream.name))
     if args.json:
         account = {"stream": stream.name, "folder": str(args.to), "form": args.form}
-        print(json.dumps({**account, "splits": dict(taken), "left_out": dict(+left_out)}, indent=2))
+        print(
+            json.dumps(
+                {**account, "splits": dict(taken), "left_out": dict(+left_out), "damaged_files": damaged}, indent=2
+            )
+        )
     else:
         print("\n".join(map(shown, _lines(args.to, taken, left_out))))
-    return 0
+        if damaged:
+            print(f"left out: {counted(damaged, 'file')}, which cannot be read: `edged archive verify` says why")
+    return _LACKING if damaged or left_out[exporter.UNREADABLE] else 0
 
 
 def _lines(folder: Path, taken: Counter[str], left_out: Counter[str]) -> list[str]:

@@ -52,7 +52,7 @@ class TestSince:
         return ParquetStore(local_store(folder.as_uri(), "tests"), clock=lambda: time.time() + 8 * 86_400)
 
     def read(self, store, **options):
-        files = []
+        files: list[bool] = []
         findings = [(each.kind, Path(each.path).name) for each in store.verify(on_file=files.append, **options)]
         return findings, Counter(files)
 
