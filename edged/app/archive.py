@@ -36,7 +36,7 @@ def services(
     def archiver_settings() -> ArchiverSettings:
         archive, log = in_use.topology.archive_node(node), in_use.topology.log
         return ArchiverSettings(
-            flush_s=archive.flush_s,
+            flush_s=archive.flush_age_s,
             flush_bytes=archive.flush_bytes,
             poll_s=timing.poll_s,
             log_s=log.resources_s or timing.sample_s,

@@ -146,7 +146,14 @@ def test_sizes_and_durations_have_units(load):
 
     assert topology.edges[0].cache == Cache(3 * MIB // 2, 10**9)
     assert topology.edges[0].prefetch == 8 * MIB
-    assert (topology.archive[0].flush_s, topology.archive[0].flush_bytes) == (120.0, 65536)
+    assert (topology.archive[0].flush_age_s, topology.archive[0].flush_bytes) == (120.0, 65536)
+
+
+@pytest.mark.parametrize(
+    ("url", "seconds"), [("file:///srv/edged", 10.0), ("hdfs://namenode:8020/edged", 60.0), ("s3://bucket/edged", 60.0)]
+)
+def test_a_remote_store_gets_fewer_and_larger_files_by_default(load, url, seconds):
+    assert load(VALID.replace("file:///srv/edged", url)).archive[0].flush_age_s == seconds
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("5", 5), ("5s", 5), ("0.5h", 1800)])

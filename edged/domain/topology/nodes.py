@@ -65,15 +65,22 @@ class HdfsAccess:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """`flush_s`, `flush_bytes`: age and size at which a file is written, whichever comes first.
+    """`flush_s`, `flush_bytes`: age and size at which a file is written, whichever comes first; see `flush_age_s`.
 
     `trim`: whether it deletes from Kafka what it has archived. `s3`, `hdfs`: with a `url` of that kind.
     """
 
     name: str
     url: str
-    flush_s: float = 10.0
+    flush_s: float | None = None
     flush_bytes: int = 32 * MIB
     trim: bool = False
     s3: S3Access = S3Access()
     hdfs: HdfsAccess = HdfsAccess()
+
+    @property
+    def flush_age_s(self) -> float:
+        """`flush_s`, or what suits the store: a remote one is asked for several round trips and keeps each file."""
+        if self.flush_s is not None:
+            return self.flush_s
+        return 10.0 if self.url.startswith("file://") else 60.0

@@ -74,7 +74,7 @@ def archive_writes(topology: Topology, archive: Archive, line_s: float) -> int:
     """Bytes in a year of an archive node's log, which tells of each source. Its folder's own are the samples'."""
     sources = len({(device.edge, device.stream) for device in topology.iot})
     resources_s = topology.log.resources_s or line_s
-    return journal_bytes(1 / resources_s + sources / max(archive.flush_s, resources_s))
+    return journal_bytes(1 / resources_s + sources / max(archive.flush_age_s, resources_s))
 
 
 def journal_bytes(lines_per_s: float) -> int:

@@ -184,7 +184,9 @@ ARCHIVE = section(
     "The archive: it keeps all samples and streams epochs of them back.",
     name=Key(NAME, "the archive's name, unique among all nodes"),
     url=Key(Text("a URL such as file:///srv/edged", is_path=True), "the folder on the distributed file system"),
-    flush=Key(duration(0.1, 3600), "a file is written once its first sample is this old"),
+    flush=Key(
+        duration(0.1, 3600), "a file is written once its first sample is this old; 10s in a local folder, else 1min"
+    ),
     flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or once its samples fill this much"),
     trim=Key(Switch(), "delete from Kafka what is archived; needs the right to"),
     s3=Key(_S3, "with an s3:// URL, how to reach the bucket"),
