@@ -49,7 +49,8 @@ Figures = Mapping[str, float]
 async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Figures:
     """The figures of one example."""
     name = Path(file).stem
-    site = Site(folder, broker.bootstrap, timing={"sample_s": SERVICE_LINES_S, "report_s": SERVICE_LINES_S})
+    timing = {"sample_s": SERVICE_LINES_S, "report_s": SERVICE_LINES_S}
+    site = Site(folder, broker.bootstrap, site=name, timing=timing)
     text = example(file, name, f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder, epochs=ENDLESS)
     site.topology.write_text(text)
     site.forks, site.more_environment = False, unit_environment()

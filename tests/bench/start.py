@@ -77,7 +77,7 @@ def delay(pid: int) -> float:
 async def measure(rounds: int, folder: Path) -> Mapping[str, Sequence[Seconds]]:
     """Starts of both kinds, by turns."""
     with Apache() as broker:
-        site = Site(folder, broker.bootstrap, timing={"sample_s": SAMPLE_S})
+        site = Site(folder, broker.bootstrap, site="start", timing={"sample_s": SAMPLE_S})
         text = example(
             "02-greenhouse.yaml", "start", f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder, epochs=1000
         )
