@@ -186,7 +186,8 @@ def _job(topology: Topology, training: Training) -> Plan:
         "memory": {
             "weights": memory.weights,
             "optimizer": memory.optimizer,
-            "activations": memory.activations,
+            "lanes": memory.lanes,
+            "batches": memory.batches,
             "total": memory.total,
         },
     }

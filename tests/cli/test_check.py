@@ -29,10 +29,10 @@ def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
     assert re.search(r"^dense units 3 +3 +195$", out, re.MULTILINE)
     assert re.search(r"^lab\.epochs\.pi-a +1 h +2\.0 MiB$", out, re.MULTILINE)
     assert re.search(r"^lab\.archive\.digits\.pi-a +unlimited +broker's default$", out, re.MULTILINE)
-    memory = "base 76.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 26.0 MiB = 118.0 MiB of 200.0 MiB"
+    memory = "base 76.0 MiB + model 0.1 MiB + prefetch 16.0 MiB + cache 26.0 MiB = 118.1 MiB of 200.0 MiB"
     assert f"memory of pi-a: {memory}\n" in out
     index = "index of pi-a's cache, once it is full: 209.6 MiB more"
-    assert f"{index}, 127.6 MiB above the limit: raise memory_limit or make cache.disk smaller\n" in out
+    assert f"{index}, 127.7 MiB above the limit: raise memory_limit or make cache.disk smaller\n" in out
     assert out.endswith("valid\n")
 
 
@@ -222,7 +222,7 @@ def test_an_mqtt_device_is_shown_with_the_topics_and_memory_that_its_transport_t
     assert re.search(r"^cam-01 +pi-a +digits +raw +lab/iot/cam-01$", out, re.MULTILINE)
     assert re.search(r"^cam-02 +pi-b +digits +raw +lab\.iot\.cam-02$", out, re.MULTILINE)
     assert re.search(r"^lab\.iot\.cam-01 +broker's default", out, re.MULTILINE)  # its edge writes it
-    assert " + cache 26.0 MiB + mqtt 3.0 MiB = 121.0 MiB of 200.0 MiB\n" in out
+    assert " + cache 26.0 MiB + mqtt 3.0 MiB = 121.1 MiB of 200.0 MiB\n" in out
     assert "mqtt.broker: samples go over the network unencrypted" in err
 
     _, out, _ = edged("check", topology_file(OVER_MQTT), "--node", "cam-01")
@@ -480,7 +480,7 @@ def test_the_plan_names_a_group_its_topics_and_its_memory(edged, topology_file):
         "one model of digits: pi-a, pi-b combine their gradients every 4 steps (all_reduce, compression int8)\n"
         "their log: lab.train.digits, their checkpoints: lab.checkpoints.digits\n"
     ) in out
-    assert "model 0.0 MiB + exchange 0.0 MiB + prefetch" in out
+    assert "model 0.1 MiB + exchange 0.0 MiB + prefetch" in out
     assert re.search(r"^lab\.train\.digits +24 h +1\.0 MiB$", out, re.MULTILINE)
     assert re.search(r"^lab\.checkpoints\.digits +compacted +1\.0 MiB$", out, re.MULTILINE)
 

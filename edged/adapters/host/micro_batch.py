@@ -17,16 +17,13 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from edged.domain.nn.backend import NUMPY, Backend
+from edged.domain.nn.micro_batch import MAX_LANE_BYTES, SIZES
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import DESCRIBED, LayerSpec, Shape, settings
 from edged.files import read_regular
 
-CANDIDATES = (2, 4, 8, 16, 32, 64)
-_MAX_BYTES = 16 << 20
-"""Of a lane's buffers: a candidate that needs more is not tried, unless it is the first."""
-
 _GOOD_ENOUGH = 1.03
-"""The smallest candidate within this factor of the best time wins: it needs less memory."""
+"""The smallest size within this factor of the best time wins: it needs less memory."""
 
 _MAX_S = 1.5
 _ROUNDS = 5
@@ -51,7 +48,7 @@ def fastest(
 
 
 def measure(shape: Shape, layers: Sequence[LayerSpec], batch_size: int, backend: Backend | None = None) -> int:
-    """Time the candidates in turn, for a few rounds or _MAX_S; compares each one's best time."""
+    """Time the sizes in turn, for a few rounds or _MAX_S; compares each one's best time."""
     models = _models(shape, layers, batch_size, backend)
     params = next(iter(models.values())).initial(0)
     n = max(models)
@@ -71,9 +68,9 @@ def measure(shape: Shape, layers: Sequence[LayerSpec], batch_size: int, backend:
 
 def _models(shape: Shape, layers: Sequence[LayerSpec], batch_size: int, backend: Backend | None) -> dict[int, Model]:
     models: dict[int, Model] = {}
-    for size in CANDIDATES:
+    for size in SIZES:
         model = Model(shape, layers, micro_batch=size, backend=backend)
-        if models and (size > batch_size or model.buffer_bytes > _MAX_BYTES):
+        if models and (size > batch_size or model.buffer_bytes > MAX_LANE_BYTES):
             break
         models[size] = model
     return models
@@ -84,7 +81,9 @@ def _key(shape: Shape, layers: Sequence[LayerSpec], batch_size: int, backend: Ba
     blas = [(each.get("version"), each.get("architecture")) for each in threadpool_info() if each["user_api"] == "blas"]
     model = [[DESCRIBED[type(layer)][0], settings(layer)] for layer in layers]
     by = NUMPY if backend is None else backend.name
-    text = json.dumps([shape, model, batch_size, by, _cpu(), np.__version__, blas, CANDIDATES], sort_keys=True)
+    text = json.dumps(
+        [shape, model, batch_size, by, _cpu(), np.__version__, blas, SIZES, MAX_LANE_BYTES], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -100,7 +99,7 @@ def _cpu() -> str:
 def _read(path: Path) -> dict[str, int]:
     try:
         values = json.loads(read_regular(path, _MAX_FILE_BYTES))
-        return {str(key): value for key, value in values.items() if type(value) is int and value in CANDIDATES}
+        return {str(key): value for key, value in values.items() if type(value) is int and value in SIZES}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.mqtt.identity import TEXT_IDS_BYTES
 from edged.domain.mqtt.limits import unasked_bytes
-from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
+from edged.domain.nn.micro_batch import MAX_LANE_BYTES, SIZES
+from edged.domain.nn.spec import (
+    Conv1d,
+    Conv2d,
+    DepthwiseConv2d,
+    Flatten,
+    MaxPool1d,
+    MaxPool2d,
+    Shape,
+    num_parameters,
+    shapes,
+)
 from edged.domain.topology import MIB, Archive, Cache, Edge, SamplingMode, Stream, Topology, Training
 
 BASE = 76 * MIB
@@ -38,6 +49,12 @@ _INDEX_BYTES: dict[SamplingMode, int] = {"stratified": 64, "lru": 64}
 _MAX_INDEX_BYTES = 112
 """Of a cached sample in the tables and in the epoch's plan, as measured at 300,000 samples."""
 
+LANES = 4
+"""A Raspberry Pi's cores, each of which has one; a core more takes as much again."""
+
+_CONVOLUTION = MIB // 2
+"""Of a lane for each: what kernels transform at a time, and tables."""
+
 _FLOAT32 = 4
 
 
@@ -45,12 +62,13 @@ _FLOAT32 = 4
 class ModelMemory:
     """Bytes for training a model, all float32. `slots`: values of optimizer state for each weight.
 
-    `activations`: the input and every layer's output for a whole batch. Micro-batches hold fewer at a time, and need
-    about as much for gradients and unfolded windows.
+    `lanes`: the buffers of all lanes, which hold a micro-batch each, and their gradients, at most. `batches`: the
+    mini-batch that is trained on, and the one that is assembled meanwhile.
     """
 
     parameters: int
-    activations: int
+    lanes: int
+    batches: int
     slots: int = 1
 
     @property
@@ -65,7 +83,7 @@ class ModelMemory:
 
     @property
     def total(self) -> int:
-        return self.weights + self.optimizer + self.activations
+        return self.weights + self.optimizer + self.lanes + self.batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +116,43 @@ class Budget:
         return sum(self.parts.values())
 
 
-def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int, slots: int = 1) -> ModelMemory:
-    """Memory for training on batches of `batch` samples. Raises spec.ShapeError."""
-    outputs = shapes(sample_shape, layers)
-    held = [outputs[0]] + [
-        shape for layer, shape in zip(layers, outputs[1:], strict=True) if not isinstance(layer, Flatten)
-    ]
-    activations = sum(math.prod(shape) for shape in held) * batch * _FLOAT32
-    return ModelMemory(num_parameters(sample_shape, layers), activations, slots)
-
-
 def training_memory(job: Training, stream: Stream) -> ModelMemory | None:
-    """Of the job's model at its batch size; None if its backbone's file was not looked up. Raises spec.ShapeError."""
-    shape, slots = job.input_shape(stream), len(job.optimizer.slots)
-    return None if shape is None else model_memory(shape, job.model, job.global_batch, slots)
+    """Of the job's model; None if its backbone's file was not looked up. Raises spec.ShapeError."""
+    shape = job.input_shape(stream)
+    if shape is None:
+        return None
+    parameters = num_parameters(shape, job.model)
+    batches = 2 * job.global_batch * math.prod(shape) * _FLOAT32
+    return ModelMemory(parameters, LANES * _lane(job, shape), batches, len(job.optimizer.slots))
+
+
+def _lane(job: Training, shape: Shape) -> int:
+    """Bytes of a lane with the largest micro-batch that it may get."""
+    convolutions = sum(isinstance(layer, Conv1d | Conv2d | DepthwiseConv2d) for layer in job.model)
+    fixed = convolutions * _CONVOLUTION + 2 * num_parameters(shape, job.model) * _FLOAT32
+    sample = _lane_sample(job, shape)
+    if job.micro_batch:
+        return fixed + job.micro_batch * sample
+    first, *others = SIZES
+    largest = max([first, *(size for size in others if size <= -(-job.global_batch // LANES))])
+    return min(fixed + largest * sample, max(fixed + first * sample, MAX_LANE_BYTES))
+
+
+def _lane_sample(job: Training, shape: Shape) -> int:
+    """Bytes of a sample in a lane's buffers: the layers' outputs and their gradients.
+
+    The kernels pool as they go, and copy some outputs into padding; NumPy keeps windows unfolded.
+    """
+    sizes = [math.prod(output) for output in shapes(shape, job.model)[1:]]
+    if job.kernels == "numpy":
+        return 4 * sum(sizes) * _FLOAT32
+    pooled = [isinstance(after, MaxPool1d | MaxPool2d) for after in (*job.model[1:], None)]
+    held = [
+        size
+        for layer, size, is_pooled in zip(job.model, sizes, pooled, strict=True)
+        if not is_pooled and not isinstance(layer, Flatten)
+    ]
+    return 3 * sum(held) * _FLOAT32
 
 
 def edge_budget(topology: Topology, edge: Edge, models: Sequence[ModelMemory | None]) -> Budget:

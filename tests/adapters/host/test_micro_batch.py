@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edged.adapters.host import micro_batch
+from edged.domain.nn.micro_batch import SIZES
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec
 from tests.support.other_backend import OtherBackend
 
@@ -29,7 +30,7 @@ def measurements(monkeypatch):
 
 def test_a_measurement_is_cached(tmp_path, measurements):
     first = micro_batch.fastest(SHAPE, LAYERS, tmp_path / "cache", batch_size=16)
-    assert first in micro_batch.CANDIDATES
+    assert first in SIZES
     assert first <= 16
     assert micro_batch.fastest(SHAPE, LAYERS, tmp_path / "cache", batch_size=16) == first
     assert len(measurements) == 1
@@ -71,9 +72,9 @@ def test_an_invalid_file_is_measured_again_and_repaired(tmp_path, measurements, 
 
 def test_without_a_writable_folder_it_still_returns_a_size(tmp_path):
     (tmp_path / "file").touch()
-    assert micro_batch.fastest(SHAPE, LAYERS, tmp_path / "file" / "cache", batch_size=16) in micro_batch.CANDIDATES
+    assert micro_batch.fastest(SHAPE, LAYERS, tmp_path / "file" / "cache", batch_size=16) in SIZES
 
 
 def test_large_samples_are_not_tried_in_large_micro_batches(tmp_path):
     layers: tuple[LayerSpec, ...] = (Conv2d(16, (3, 3), padding="same"), Flatten(), Dense(2))
-    assert micro_batch.fastest((256, 256, 3), layers, tmp_path, batch_size=64) == micro_batch.CANDIDATES[0]
+    assert micro_batch.fastest((256, 256, 3), layers, tmp_path, batch_size=64) == SIZES[0]

@@ -18,7 +18,7 @@ from tests.support.valid_topology import VALID, problems, with_device, with_edge
         (with_edge(cache=Cache(memory=3 * MIB, disk=4 * MIB)), "edges[0].cache",
          "memory and disk together hold 7.0 MiB, less than one window of an epoch, half of prefetch: 8.0 MiB"),
         (with_edge(cache=Cache(memory=200 * MIB)), "edges[0].memory_limit",
-         "the daemon needs about 294.0 MiB (base 76.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 202.0 MiB), the limit is 256.0 MiB"),
+         "the daemon needs about 294.1 MiB (base 76.0 MiB + model 0.1 MiB + prefetch 16.0 MiB + cache 202.0 MiB), the limit is 256.0 MiB"),
     ],
 )  # fmt: skip
 def test_a_broken_rule_is_reported_once_at_its_place(topology, path, message):

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain.nn.spec import Dense, Flatten, Relu
-from edged.domain.topology import MIB, Archive, Cache, Device, Edge, Exchange, Kafka, Mqtt, Topology, Training
+from edged.domain.nn.micro_batch import MAX_LANE_BYTES
+from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu
+from edged.domain.topology import MIB, Archive, Cache, Device, Edge, Exchange, Kafka, Mqtt, Stream, Topology, Training
 from edged.domain.validation import memory as budget
 
 EDGES = (Edge("pi"), Edge("pi-b"), Edge("pi-c"))
@@ -16,19 +17,43 @@ def site(*jobs: Training) -> Topology:
     return Topology("lab", Kafka(()), (), (), EDGES, (Archive("vault", "file:///x"),), jobs)
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_a_models_memory_is_its_weights_its_optimizers_state_and_a_batchs_activations(slots):
-    memory = budget.model_memory((2, 3, 1), (Flatten(), Dense(4), Relu()), batch=10, slots=slots)
+def memory_of(job: Training = TRAINING, shape: tuple[int, ...] = (4,)) -> budget.ModelMemory:
+    memory = budget.training_memory(job, Stream(job.stream, shape, "float32"))
+    assert memory is not None
+    return memory
+
+
+def test_a_models_memory_is_its_weights_its_optimizers_state_its_lanes_and_two_mini_batches():
+    layers = (Flatten(), Dense(4), Relu())
+    memory = memory_of(replace(TRAINING, model=layers, global_batch=10, micro_batch=3), (2, 3, 1))
 
     parameters = 6 * 4 + 4
-    assert memory.parameters == parameters
-    assert (memory.weights, memory.optimizer) == (parameters * 4, slots * parameters * 4)
-    assert memory.activations == (6 + 4 + 4) * 10 * 4  # flatten is a view of the input
-    assert memory.total == memory.weights + memory.optimizer + memory.activations
+    assert (memory.parameters, memory.weights) == (parameters, parameters * 4)
+    assert memory.optimizer == memory.slots * parameters * 4
+    assert memory.batches == 2 * 10 * 6 * 4
+    assert memory.lanes == 4 * (2 * parameters * 4 + 3 * 3 * (4 + 4) * 4)  # flatten is a view of the input
+    assert memory.total == memory.weights + memory.optimizer + memory.lanes + memory.batches
+
+
+def test_what_is_pooled_as_it_is_computed_is_not_held():
+    def lanes(*between: Relu) -> int:
+        layers: tuple[LayerSpec, ...] = (Conv2d(8, (3, 3)), *between, MaxPool2d((2, 2), (2, 2)), Flatten(), Dense(4))
+        return memory_of(replace(TRAINING, model=layers), (8, 8, 1)).lanes
+
+    assert lanes(Relu()) - lanes() == 4 * 32 * 3 * 6 * 6 * 8 * 4
+
+
+def test_a_mini_batchs_size_changes_what_lanes_hold_until_a_lane_is_full():
+    def lanes(batch: int) -> int:
+        return memory_of(replace(TRAINING, model=(Dense(2000), Dense(4)), global_batch=batch)).lanes
+
+    assert lanes(8) < lanes(64) < lanes(256) == lanes(100_000)
+    huge = memory_of(replace(TRAINING, model=(Conv2d(64, (3, 3)), Relu(), Flatten(), Dense(4))), (512, 512, 1))
+    assert huge.lanes > 4 * MAX_LANE_BYTES  # the smallest micro-batch is taken whatever it needs
 
 
 def test_an_edges_budget_is_the_sum_of_its_parts():
-    memory = budget.model_memory((4,), (Dense(4),), batch=1)
+    memory = memory_of()
     edge = Edge("pi", Cache(memory=10 * MIB), prefetch=5 * MIB, memory_limit=200 * MIB)
 
     whole = budget.edge_budget(site(TRAINING), edge, [memory])
@@ -52,14 +77,14 @@ def test_an_edges_budget_is_the_sum_of_its_parts():
     ],
 )
 def test_the_node_that_combines_gradients_holds_those_of_all_members(exchange, node, copies):
-    memory = budget.model_memory((4,), (Dense(4),), batch=1)
+    memory = memory_of()
     topology = site(replace(TRAINING, exchange=exchange))
 
     assert budget.exchange_memory(topology, topology.jobs[0], node, memory) == copies * memory.parameters * 4
 
 
 def test_the_exchange_is_part_of_an_edges_budget():
-    memory = budget.model_memory((4,), (Dense(4),), batch=1)
+    memory = memory_of()
     topology = site(replace(TRAINING, exchange=Exchange("all_reduce")))
 
     alone, together = (budget.edge_budget(each, EDGES[0], [memory]) for each in (site(TRAINING), topology))
