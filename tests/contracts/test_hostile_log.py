@@ -74,7 +74,7 @@ class ApacheBed:
         await write_batch(self._bootstrap, topic, UNREADABLE)
 
 
-@pytest.fixture(params=["memory", "apache_kafka"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.looptime), "apache_kafka"])
 async def bed(request: pytest.FixtureRequest) -> AsyncIterator[Bed]:
     if request.param == "memory":
         yield MemoryBed()

@@ -119,8 +119,9 @@ class BrokerBed:
 
 
 def any_log(*kinds: str) -> pytest.MarkDecorator:
-    """`kinds`: "memory" for the fake, or the name of a broker's fixture."""
-    return pytest.mark.parametrize("bed", kinds, indirect=True)
+    """`kinds`: "memory" for the fake, in fake time, or the name of a broker's fixture."""
+    fake = pytest.param("memory", marks=pytest.mark.looptime)
+    return pytest.mark.parametrize("bed", [fake if kind == "memory" else kind for kind in kinds], indirect=True)
 
 
 every_log = any_log("memory", "embedded_broker", "apache_kafka")

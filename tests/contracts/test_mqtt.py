@@ -97,7 +97,7 @@ class MosquittoBed:
         await asyncio.to_thread(self._mosquitto.start)
 
 
-@pytest.fixture(params=["memory", "mosquitto", "old_mosquitto"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.looptime), "mosquitto", "old_mosquitto"])
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     if request.param == "memory":
         yield MemoryBed()
