@@ -1,8 +1,9 @@
 """Runs a library of kernels over many geometries, in memory where a step beyond ends the process.
 
-`python -m tests.support.kernel_child LIBRARY after|before|tight GEOMETRIES` prints the digest of all results. Every
-array that C gets ends exactly where a page without access begins (after), begins where one ends (before), or is an
-allocation of just its size, as a sanitizer wants it (tight). The last geometry on standard error is the one it died of.
+`python -m tests.support.kernel_child LIBRARY after|before|tight GEOMETRIES SEED` prints the digest of all results.
+Every array that C gets ends exactly where a page without access begins (after), begins where one ends (before), or is
+an allocation of just its size, as a sanitizer wants it (tight). The seed decides which geometries are drawn; the last
+one on standard error is the one it died of.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from edged.adapters.kernels.backend import CompiledBackend
@@ -85,7 +87,7 @@ class _Memory:
             setattr(owner, name, method)
 
 
-def main(library: str, place: str, count: str) -> None:
+def main(library: str, place: str, count: str, draws: str) -> None:
     faulthandler.enable()
     memory, backend, sha = _Memory(place), backend_of(Path(library)), hashlib.sha256()
     memory.take_over()
@@ -95,10 +97,12 @@ def main(library: str, place: str, count: str) -> None:
         for array in arrays:
             sha.update(array.tobytes())
 
-    many = settings(
-        max_examples=int(count), deadline=None, database=None, derandomize=True, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    def many(test: Any) -> Any:
+        limits = settings(
+            max_examples=int(count), deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        return seeded(int(draws))(limits(test))
 
     @many
     @given(model=models, is_first=st.booleans(), is_strided=st.booleans(), seed=st.integers(0, 2**32 - 1))
