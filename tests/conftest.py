@@ -2,10 +2,9 @@
 
 import asyncio
 import gc
-import io
-import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from tests.support import fake_time, kernels, properties
 from tests.support.brokers import Apache, Broker, Embedded, need
 from tests.support.hdfs import need_hdfs
 from tests.support.kafka_cluster import KafkaCluster
+from tests.support.logged import LoggedLines
 from tests.support.mosquitto import Mosquitto, need_mosquitto
 from tests.support.secured import SecuredKafka
 from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker, shared_secured_kafka
@@ -52,6 +52,15 @@ _BROKERS = (
 )
 _PROCESS_FIXTURES = {"need_broker", "process", "mosquitto", "hdfs", "moto", "versitygw"}
 _QUIET_FIXTURE = "quiet_machine"
+_MAY_HAVE = {
+    "brokers": re.compile(
+        rf'\bsubprocess\b|need_broker|{"|".join(_BROKERS)}|"process"|[(,]\s*process\b|import test_|\.test_\w+ import'
+    ),
+    "quiet": re.compile(_QUIET_FIXTURE),
+    "slow": re.compile(r"mark\.slow"),
+}
+"""What the text of a module has in which a test is marked so, unless its folder says it: a fixture's name, mostly, or
+another module's from which it has fixtures."""
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 """Audit events of the interpreter."""
 
@@ -103,6 +112,14 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m MARK` modules without such a test are not even imported, unless they are named: it takes seconds."""
+    named = {config.invocation_params.dir / each.partition("::")[0] for each in config.args}
+    if collection_path.suffix != ".py" or collection_path in named:
+        return None
+    return None if _may_have(collection_path, config.option.markexpr) else True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test as one of `slow`, `quiet`, `brokers`, `fast`, so that none is forgotten and `-m` has them apart.
@@ -112,7 +129,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     come last.
     """
     for item in items:
-        item.add_marker(_mark(item))
+        mark = _mark(item)
+        if not _may_have(item.path, mark):
+            raise pytest.UsageError(f"{item.nodeid} is marked {mark}, and `-m {mark}` leaves it out: see _MAY_HAVE")
+        item.add_marker(mark)
     sites = sorted(filter(lambda item: _is_site(item.path), items), key=lambda item: not _stays_together(item.path))
     others = [item for item in items if not _is_site(item.path)]
     place = {item: index / len(kind) for kind in (sites, others) for index, item in enumerate(kind)}
@@ -135,6 +155,14 @@ def _folder_mark(path: Path) -> str:
     if _SLOW_FOLDER in path.parents:
         return "slow"
     return "brokers" if _is_site(path) or _PROCESSES_FOLDER in path.parents else "fast"
+
+
+@cache
+def _may_have(path: Path, mark: str) -> bool:
+    """Whether the module may have a test with this mark. Of another expression than one mark: yes."""
+    if mark not in {"fast", *_MAY_HAVE} or _folder_mark(path) == mark:
+        return True
+    return mark != "fast" and _folder_mark(path) != "slow" and bool(_MAY_HAVE[mark].search(path.read_text()))
 
 
 def _mark(item: pytest.Item) -> str:
@@ -201,14 +229,9 @@ def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Li
     root = logging.getLogger()
     before = root.handlers[:], root.level, sys.excepthook
     monkeypatch.setenv("EDGED_STRICT_LOG", "1")
-    stream = io.StringIO()
+    stream = LoggedLines()
     configure(node="pi-a", tier="edge", run_id="r1", level="debug", stream=stream)
-
-    def lines(event: str | None = None) -> list[Line]:
-        parsed = [json.loads(line) for line in stream.getvalue().splitlines()]
-        return [line for line in parsed if event in {None, line["event"]}]
-
-    yield lines
+    yield lambda event=None: stream.beginning("") if event is None else stream.of(event)
     root.handlers[:], sys.excepthook = before[0], before[2]
     root.setLevel(before[1])
     logging.captureWarnings(capture=False)
