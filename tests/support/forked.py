@@ -1,7 +1,7 @@
 """Processes of edged that are forked from one that has imported it, for `asyncio.create_subprocess_exec` and the like.
 
-A command that begins with FORKED is the arguments of `edged`. What needs a process of its own from the first
-instruction on (a preloaded library, memory that is measured) is started as ever.
+A command that begins with FORKED is the arguments of `edged`, or of Python from `-m` on. What needs a process of its
+own from the first instruction on (a preloaded library, memory that is measured) is started as ever.
 """
 
 import asyncio
@@ -15,18 +15,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from edged.adapters.tflite import proof
 from edged.cli.demo.processes import Child
 
 FORKED = "edged, forked"
 
 _PR_SET_CHILD_SUBREAPER = 36
-_EDGED = ("-m", "edged")
-
 _own_server: socket.socket | None = None
 
 
@@ -57,10 +55,11 @@ class _Forked(subprocess.Popen[bytes]):
 
 
 def fork_all_by(server: socket.socket) -> None:
-    """In a process that was forked itself: have all commands of edged forked by this server, which ends with it."""
+    """In a process that was forked itself: have what it starts of edged forked by this server, which ends with it."""
     global _own_server  # noqa: PLW0603 - there is one for each process
     _become_subreaper()
     _own_server = server
+    _let_popen_fork(proof)
 
 
 def _become_subreaper() -> None:
@@ -85,10 +84,15 @@ def _server() -> socket.socket:
 
 
 def _popen(args: Any, **options: Any) -> subprocess.Popen[bytes]:
-    if _own_server is not None and _EDGED in pairwise(args):
-        args = [FORKED, *args[args.index(_EDGED[1]) + 1 :]]
+    if _own_server is not None and "-m" in args and (module := args[args.index("-m") + 1]).startswith("edged"):
+        args = [FORKED, *args[args.index(module) + 1 :]] if module == "edged" else [FORKED, *args[args.index("-m") :]]
     kind = _Forked if args and args[0] == FORKED else subprocess.Popen
     return kind(args, **options)
 
 
-asyncio.unix_events.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": _popen})  # type: ignore[attr-defined]
+def _let_popen_fork(module: Any) -> None:
+    """Have this module, which has imported `subprocess`, start its processes by `_popen`."""
+    module.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": _popen})
+
+
+_let_popen_fork(asyncio.unix_events)
