@@ -37,8 +37,8 @@ def memory_for(samples: int) -> int:
 
 
 def large_world(mode: SamplingMode, **options: Any) -> World:
-    """Even blocks, so that shares can be counted; the cache is the test's."""
-    world = World(training=replace(TRAINING, sampling=Sampling(mode, **options), epochs=3, checkpoint_s=0))
+    """Even blocks, so that shares can be counted; the cache is the test's. Nothing is saved before an epoch's end."""
+    world = World(training=replace(TRAINING, sampling=Sampling(mode, **options), epochs=3, global_batch=16))
     world.log.blocks = {BlockRef("_train.toy", i): make_pack(i, ROWS) for i in range(NUM_BLOCKS)}
     world.log.blocks[BlockRef("_test.toy", 0)] = make_pack(500, 20)
     return world

@@ -1,8 +1,6 @@
 """A small world for tests of groups: one log, one archive, and several edges that train one model."""
 
 import asyncio
-import io
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -39,6 +37,7 @@ from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
 from edged.settings import Timing
 from tests.support.fake_time import until
+from tests.support.logged import LoggedLines
 from tests.support.training_world import (
     REQUESTS,
     STREAM,
@@ -99,7 +98,7 @@ class GroupWorld:
     training: Training = GROUP_TRAINING
     log: AnsweringGroupLog = field(default_factory=lambda: AnsweringGroupLog(default_blocks()))
     hosts: dict[str, Host] = field(default_factory=dict)
-    lines: io.StringIO = field(default_factory=io.StringIO)
+    lines: LoggedLines = field(default_factory=LoggedLines)
 
     def __post_init__(self) -> None:
         output.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
@@ -107,8 +106,7 @@ class GroupWorld:
             self.hosts[edge] = Host()
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
-        return [line for line in lines if line["event"].startswith(name)]
+        return self.lines.beginning(name)
 
     @property
     def job(self) -> str:

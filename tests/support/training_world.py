@@ -1,8 +1,5 @@
 """A small world for tests of training: an archive that answers in memory, and everything that a trainer needs."""
 
-import asyncio
-import io
-import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -43,6 +40,7 @@ from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
 from edged.settings import Timing
+from tests.support.logged import LoggedLines
 
 STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b", "c"))
 TRAINING = Training("toy", (Flatten(), Dense(3)), epochs=2, global_batch=8, test_fraction=0.2, checkpoint_s=1e9)
@@ -194,12 +192,6 @@ async def mini_batches(
         yield batcher.take(), sample
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Let the loop run until it is so."""
-    while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread or gives no sign
-        await asyncio.sleep(0.001)
-
-
 def default_blocks() -> dict[BlockRef, Pack]:
     blocks = {BlockRef("pi-a", i): make_pack(i, 10 + i) for i in range(6)}
     blocks |= {BlockRef("_train.toy", i): make_pack(100 + i, 12) for i in range(4)}
@@ -223,7 +215,7 @@ class World:
     backend: Backend | None = None
     """Of the next process's model."""
     prefetch_bytes: int = 8192
-    lines: io.StringIO = field(default_factory=io.StringIO)
+    lines: LoggedLines = field(default_factory=LoggedLines)
     calibrations: list[Samples | None] = field(default_factory=list)
     """What each model was calibrated by."""
 
@@ -235,13 +227,12 @@ class World:
         output.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
-        return [line for line in lines if line["event"].startswith(name)]
+        return self.lines.beginning(name)
 
     @property
     def num_finished(self) -> int:
-        """How often training has ended. Cheap to poll: no line is parsed as JSON."""
-        return self.lines.getvalue().count('"event": "train.finished"')
+        """How often training has ended."""
+        return self.lines.count("train.finished")
 
     def batcher(self) -> Batcher:
         needs_labels = self.training.loss == "cross_entropy"

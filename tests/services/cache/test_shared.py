@@ -17,7 +17,8 @@ from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.training.trainer import Trainer
 from tests.services.training.test_trainer import bits, finish
 from tests.support.cached_world import MANY, large_world, memory_for, requested, training_samples
-from tests.support.training_world import STREAM, World, until
+from tests.support.fake_time import until
+from tests.support.training_world import STREAM, World
 
 pytestmark = pytest.mark.looptime
 SOME = 300
@@ -86,7 +87,7 @@ def unmeasured(both: Two) -> None:
 
 def job(name: str, mode: SamplingMode, seed: int = 0, **options: Any) -> Training:
     trained = large_world(mode, **options).training
-    return replace(trained, name=name, seed=seed, checkpoint_s=1e9)
+    return replace(trained, name=name, seed=seed)
 
 
 def trainers(both: Two) -> list[Trainer]:
@@ -280,7 +281,7 @@ async def test_two_jobs_resume_after_a_restart_with_the_same_weights(log_lines):
     unmeasured(both)
     first = trainers(both)
     tasks = [asyncio.create_task(trainer.run()) for trainer in first]
-    await until(lambda: min(trainer.state.position.step for trainer in first) > 70)
+    await until(lambda: min(trainer.state.position.step for trainer in first) > 35)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -43,11 +43,15 @@ def is_behind(trainer: Trainer, step: int) -> bool:
 
 
 async def run_killed(world: World, tier: Tier, memory_bytes: int) -> bytes:
-    """Train to the end through many kills, each with the loss of the memory tier; the final weights."""
+    """Train to the end through many kills, each with the loss of the memory tier; the final weights.
+
+    Each step is saved.
+    """
     rng = np.random.default_rng(5)
+    world.training = replace(world.training, checkpoint_s=0)
     for _ in range(300):
         model = world.model()
-        model.crash_at = int(rng.integers(1, 40))
+        model.crash_at = int(rng.integers(1, 20))
         try:
             async with cached(world, tier("killed"), memory_bytes, DISK_BYTES):
                 trainer = await finish(world, model=model)
@@ -78,7 +82,7 @@ async def test_scores_learnt_before_a_kill_are_restored(log_lines, monkeypatch, 
     whole, killed = large_world(mode), large_world(mode)
     async with cached(whole, None, memory_for(120)):
         params = (await finish(whole)).state.params
-    for step in (30, 80, 100):
+    for step in (15, 40, 50):
         async with cached(killed, None, memory_for(120)):
             trainer = killed.trainer()
             await run_until(trainer, partial(is_behind, trainer, step))

@@ -26,10 +26,10 @@ from tests.support.cached_world import (
     requested,
     training_samples,
 )
+from tests.support.fake_time import until
 from tests.support.training_world import (
     TRAINING,
     mini_batches,
-    until,
 )
 
 pytestmark = pytest.mark.looptime

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from edged.errors import AnotherVersion, DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.trainer import Trainer
+from tests.support.fake_time import until
 from tests.support.other_backend import OtherBackend
-from tests.support.training_world import LIVE, STREAM, TRAINING, CrashError, CrashingModel, World, make_pack, until
+from tests.support.training_world import LIVE, STREAM, TRAINING, CrashError, CrashingModel, World, make_pack
 
 pytestmark = pytest.mark.looptime
 
@@ -55,6 +57,12 @@ async def finish(world: World, **options) -> Trainer:
     before = world.num_finished
     await run_until(trainer, lambda: world.num_finished > before)
     return trainer
+
+
+async def give_up(world: World, trainer: Trainer) -> None:
+    """Run it until it has diverged too often to go on."""
+    diverged = partial(world.events, "train.diverged")
+    await run_until(trainer, lambda: trainer.progress().idle and bool(diverged()) and not diverged()[-1]["goes_on"])
 
 
 def bits(params: Params) -> dict[str, bytes]:
@@ -392,7 +400,7 @@ async def test_training_that_keeps_diverging_stops_without_ending_the_process(wo
     model = world.model()
     model.poisoned_from = 20
     trainer = world.trainer(model=model)
-    await run_until(trainer, lambda: trainer.progress().idle)
+    await give_up(world, trainer)
     lines = world.events("train.diverged")
     assert [line["goes_on"] for line in lines] == [True, True, True, False]
     assert trainer.state.is_finite()
@@ -402,7 +410,7 @@ async def test_training_that_keeps_diverging_stops_without_ending_the_process(wo
 async def test_weights_that_overflow_are_never_saved(world):
     world.training = replace(TRAINING, optimizer=Sgd(1e38), epochs=3, checkpoint_s=0)
     trainer = world.trainer()
-    await run_until(trainer, lambda: trainer.progress().idle)
+    await give_up(world, trainer)
     assert world.events("train.diverged")
     assert trainer.state.is_finite()
     assert all(checkpoint.decode(blob, job=world.job).is_finite() for _, blob in world.store.checkpoints())
@@ -715,7 +723,7 @@ async def test_what_is_put_into_quarantine_because_training_diverges_is_out_of_t
     model.spoilt_by = 40 / 255
     if restarts:
         trainer = world.trainer(model=model)
-        await run_until(trainer, lambda: trainer.progress().idle)
+        await give_up(world, trainer)
         assert not world.events("train.diverged")[-1]["goes_on"]
         world.log.quarantined = dark
     else:
@@ -750,7 +758,7 @@ async def test_the_sample_that_explodes_training_is_named(world):
 
     model.gradient = explodes
     trainer = world.trainer(model=model)
-    await run_until(trainer, lambda: trainer.progress().idle)
+    await give_up(world, trainer)
 
     lines = world.events("train.diverged")
     assert len(lines) == 4

@@ -25,7 +25,7 @@ from tests.support.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TR
 pytestmark = pytest.mark.looptime
 
 TWO, THREE = ("pi-a", "pi-b"), ("pi-a", "pi-b", "pi-c")
-LONG = replace(GROUP_TRAINING, epochs=4)
+LONG = replace(GROUP_TRAINING, epochs=4, global_batch=16)  # seven steps an epoch
 SERVED = replace(LONG, exchange=Exchange("parameter_server"))
 
 
@@ -76,7 +76,7 @@ def steps_of(world: GroupWorld, event: str, field: str = "generation") -> set[in
 
 @pytest.mark.parametrize("lose", [cut, recreate])
 @pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
-@pytest.mark.parametrize("step", [5, 35], ids=["before the first published checkpoint", "after a published checkpoint"])
+@pytest.mark.parametrize("step", [3, 18], ids=["before the first published checkpoint", "after a published checkpoint"])
 async def test_a_group_that_lost_its_log_while_it_was_stopped_resumes_from_its_members_newest_checkpoint(
     log_lines, training, lose, step
 ):
@@ -90,7 +90,7 @@ async def test_a_group_that_lost_its_log_while_it_was_stopped_resumes_from_its_m
     assert [line["epoch"] for line in world.events("exchange.epoch")[-2:]] == [LONG.epochs - 1] * 2
 
 
-@pytest.mark.parametrize("step", [5, 35], ids=["before the first published checkpoint", "after a published checkpoint"])
+@pytest.mark.parametrize("step", [3, 18], ids=["before the first published checkpoint", "after a published checkpoint"])
 async def test_a_server_that_restarts_with_an_empty_log_does_not_start_over_with_the_old_gradients(log_lines, step):
     world = GroupWorld(TWO, training=SERVED)
     await trained_to(world, step, *TWO)
@@ -107,21 +107,21 @@ async def test_a_group_whose_topics_are_recreated_while_it_trains_continues(log_
     lost_at: list[int] = []
 
     async def lose(part: Part) -> None:
-        if part.step == 6 and not lost_at:
+        if part.step == 3 and not lost_at:
             lost_at.append(part.step)
             recreate(world, *topics)
 
     world.log.before_part = lose
     weights(*await finished(world, *THREE))
     [adopted] = steps_of(world, "exchange.adopted")
-    assert adopted in {6, 7}  # a parameter server may close the step before its members find out
+    assert adopted in {3, 4}  # a parameter server may close the step before its members find out
     assert world.events("exchange.offered")
 
 
 async def test_a_late_member_with_a_newer_state_logs_what_is_lost_and_deploys_what_the_others_deploy(log_lines):
     world = GroupWorld(THREE, training=LONG)
-    await trained_to(world, 18, *THREE)
-    await trained_to(world, 30, "pi-c")
+    await trained_to(world, 9, *THREE)
+    await trained_to(world, 15, "pi-c")
     older, newer = newest(world, *TWO), newest(world, "pi-c")
     recreate(world, TRAIN, CHECKPOINTS)
     has_come = asyncio.Event()
@@ -142,13 +142,13 @@ async def test_a_late_member_with_a_newer_state_logs_what_is_lost_and_deploys_wh
     [set_back] = world.events("exchange.set_back")
     assert set_back.items() >= {"step": newer, "adopted_step": older, "steps": newer - older}.items()
     deployed = [line["generation"] for line in world.events("checkpoint.deployed")]
-    assert deployed.count(28) >= len(THREE)  # once more if pi-c deployed its own, lost state before
+    assert deployed.count(14) >= len(THREE)  # once more if pi-c deployed its own, lost state before
 
 
 async def test_members_that_start_together_resume_from_their_newest_state(log_lines):
     world = GroupWorld(THREE, training=LONG)
-    await trained_to(world, 5, *THREE)
-    await trained_to(world, 12, "pi-c")
+    await trained_to(world, 3, *THREE)
+    await trained_to(world, 6, "pi-c")
     newer = newest(world, "pi-c")
     recreate(world, TRAIN, CHECKPOINTS)
     weights(*await finished(world, *THREE))
@@ -158,7 +158,7 @@ async def test_members_that_start_together_resume_from_their_newest_state(log_li
 
 async def test_a_member_without_a_past_does_not_start_over_while_others_are_about_to_resume(log_lines):
     world = GroupWorld(THREE, training=LONG)
-    await trained_to(world, 5, *TWO)
+    await trained_to(world, 3, *TWO)
     recreate(world, TRAIN, CHECKPOINTS)
     had = newest(world, *TWO)
     weights(*await finished(world, *THREE))
@@ -169,7 +169,7 @@ async def test_a_member_without_a_past_does_not_start_over_while_others_are_abou
 
 async def test_members_without_a_past_begin_at_the_end_of_a_fully_deleted_log(log_lines):
     world = GroupWorld(TWO, training=LONG)
-    await trained_to(world, 5, *TWO)
+    await trained_to(world, 3, *TWO)
     cut(world, TRAIN, CHECKPOINTS)
     for edge in TWO:
         world.hosts[edge].store.saved.clear()
@@ -179,7 +179,7 @@ async def test_members_without_a_past_begin_at_the_end_of_a_fully_deleted_log(lo
 
 async def test_a_proposer_whose_accepted_offer_is_overwritten_by_a_newer_one_offers_it_again(log_lines, monkeypatch):
     world = GroupWorld(TWO, training=LONG)
-    await trained_to(world, 5, *TWO)
+    await trained_to(world, 3, *TWO)
     recreate(world, TRAIN, CHECKPOINTS)
     publisher = world.publisher()
     own = checkpoint.decode(max(world.hosts["pi-a"].store.saved.items())[1])
@@ -201,7 +201,7 @@ async def test_a_proposer_whose_accepted_offer_is_overwritten_by_a_newer_one_off
 
 async def test_members_without_a_past_do_not_wait_for_ever_for_a_proposer_that_died(log_lines):
     world = GroupWorld(THREE, training=LONG)
-    await trained_to(world, 5, "pi-c")
+    await trained_to(world, 3, "pi-c")
     recreate(world, TRAIN, CHECKPOINTS)
     left = checkpoint.decode(max(world.hosts["pi-c"].store.saved.items())[1])
     await world.publisher().offer(left, "pi-c", offset=0)
@@ -214,7 +214,7 @@ async def test_members_without_a_past_do_not_wait_for_ever_for_a_proposer_that_d
 async def test_a_proposer_that_lost_what_it_offered_does_not_accept_it_by_joining_without_a_past(log_lines, training):
     """Another member has the newest state, and the offer is incomplete."""
     world = GroupWorld(TWO, training=training)
-    await trained_to(world, 5, *TWO)
+    await trained_to(world, 3, *TWO)
     recreate(world, TRAIN, GRADIENTS, CHECKPOINTS)
     left = checkpoint.decode(max(world.hosts["pi-a"].store.saved.items())[1])
     await world.publisher().offer(left, "pi-a", offset=0)
@@ -230,7 +230,7 @@ async def test_a_proposer_that_lost_what_it_offered_does_not_accept_it_by_joinin
 )
 async def test_a_member_that_starts_after_the_last_epoch_deploys_what_the_others_have(log_lines, is_fresh, lose):
     world = GroupWorld(THREE, training=LONG)
-    await trained_to(world, 5, *(TWO if is_fresh else THREE))
+    await trained_to(world, 3, *(TWO if is_fresh else THREE))
     trained = await finished(world, *TWO)
     if lose is not None:
         lose(world, TRAIN)
