@@ -16,7 +16,6 @@ from typing import Any
 import numpy.testing  # noqa: F401 - asks a process for the CPU's kind when it is imported
 import pytest
 import structlog
-from xdist.scheduler import LoadScopeScheduling
 
 from edged.log.output import configure
 from tests.support import fake_time, kernels, properties
@@ -25,6 +24,7 @@ from tests.support.hdfs import need_hdfs
 from tests.support.kafka_cluster import KafkaCluster
 from tests.support.logged import LoggedLines
 from tests.support.mosquitto import Mosquitto, need_mosquitto
+from tests.support.scheduling import ScopeScheduling
 from tests.support.secured import SecuredKafka
 from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker, shared_secured_kafka
 
@@ -77,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(TestRun().close)
 
 
-class _BySites(LoadScopeScheduling):  # type: ignore[misc]
+class _BySites(ScopeScheduling):
     """Keeps the tests of a module on one worker, but for sites of real processes that share no fixture.
 
     Decides by the module's text, for it runs where nothing is collected. pytest-xdist's own way, `--dist loadgroup`,
@@ -90,7 +90,7 @@ class _BySites(LoadScopeScheduling):  # type: ignore[misc]
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ScopeScheduling:
     return _BySites(config, log)
 
 
