@@ -6,6 +6,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from edged.adapters.local import local_store
+from edged.adapters.parquet.store import ParquetStore
+from edged.domain.archive.segment_index import MAX_TAIL
 from edged.domain.samples.pack import Pack
 from tests.support.archive_samples import file_name, open_archive, pack, read_packs, sample, segment
 from tests.support.requirements import require
@@ -49,3 +52,49 @@ def test_a_file_that_duckdb_wrote_again_is_read_by_its_columns(duckdb, store, fo
 
     assert pq.read_metadata(path).num_row_groups == 1
     assert read_packs(open_archive(folder), 2, 0, 1) == [packs[2], packs[0], packs[1]]
+
+
+def test_the_published_list_names_each_sample_once_at_every_step_of_a_compaction(duckdb, store, folder):
+    """A list of now, and one from before the compaction, whose files stay for the grace."""
+    number = 3 * MAX_TAIL
+    for offset in range(number):
+        store.append("fashion", "pi-a", [(offset, pack(2 * offset, 2))])
+    expected = [(offset, row) for offset in range(number) for row in range(2)]
+    lists = [list(open_archive(folder).files("fashion"))]
+    looks = []
+
+    def look(after):
+        lists[1:] = [list(open_archive(folder).files("fashion"))]
+        for files in lists:
+            named = [str(folder / name) for name in files]
+            rows = duckdb.sql(f'SELECT "offset", row FROM read_parquet({named}) ORDER BY ALL').fetchall()  # noqa: S608
+            assert rows == expected
+        looks.append(after)
+
+    objects = Watched(local_store(folder.as_uri(), "packing"), look)
+    steps = list(ParquetStore(objects).compact("fashion", packed_bytes=20_000))
+
+    assert sum(step.files for step in steps) > MAX_TAIL
+    assert looks.count("publish") > 2
+    assert looks.count("replace") == len(steps)
+    assert len(lists[1]) < len(lists[0])
+
+
+class Watched:
+    """An object store, and `look`, which is called after each change with its name."""
+
+    def __init__(self, objects, look):
+        self._objects = objects
+        self._look = look
+
+    def __getattr__(self, name):
+        method = getattr(self._objects, name)
+        if name not in {"publish", "replace", "delete"}:
+            return method
+
+        def watched(*args):
+            answer = method(*args)
+            self._look(name)
+            return answer
+
+        return watched
