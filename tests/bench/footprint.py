@@ -51,7 +51,7 @@ async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Fi
     name = Path(file).stem
     timing = {"sample_s": SERVICE_LINES_S, "report_s": SERVICE_LINES_S}
     site = Site(folder, broker.bootstrap, site=name, timing=timing)
-    text = example(file, name, f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder, epochs=ENDLESS)
+    text = example(file, name, f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder.as_uri(), epochs=ENDLESS)
     site.topology.write_text(text)
     site.forks, site.more_environment = False, unit_environment()
     topology = site.loaded()

@@ -79,7 +79,11 @@ async def measure(rounds: int, folder: Path) -> Mapping[str, Sequence[Seconds]]:
     with Apache() as broker:
         site = Site(folder, broker.bootstrap, site="start", timing={"sample_s": SAMPLE_S})
         text = example(
-            "02-greenhouse.yaml", "start", f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder, epochs=1000
+            "02-greenhouse.yaml",
+            "start",
+            f'{{bootstrap: ["{broker.bootstrap}"]}}',
+            site.archive_folder.as_uri(),
+            epochs=1000,
         )
         site.topology.write_text(text)
         site.forks, site.more_environment = False, unit_environment()

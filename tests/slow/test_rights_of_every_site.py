@@ -64,7 +64,7 @@ async def test_it_runs_whole(file: str, mode: str, secured_kafka: SecuredKafka, 
     name = f"{Path(file).stem}-{mode.replace('parameter_server', 'server').split()[-1]}"
     site = Site(tmp_path, secured_kafka, site=name)
     mqtt = f'{{broker: "127.0.0.1:{free_port()}", username: "${{NODE}}", password: "${{NODE}}", window: 8}}'
-    text = example(file, name, secured_kafka.section(), site.archive_folder, mqtt=mqtt)
+    text = example(file, name, secured_kafka.section(), site.archive_folder.as_uri(), mqtt=mqtt)
     site.topology.write_text(text.replace("mode: all_reduce", f"mode: {mode}"))
     topology = site.loaded()
     await asyncio.to_thread(secured_kafka.add_users, nodes(topology))

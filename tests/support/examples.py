@@ -16,14 +16,14 @@ _CONFIG = _ROOT / "config"
 EXAMPLES = tuple(path.name for path in sorted(_CONFIG.glob("*.yaml")))
 
 
-def example(file: str, site: str, kafka: str, archive: Path, *, epochs: int = 1, mqtt: str | None = None) -> str:
+def example(file: str, site: str, kafka: str, archive: str, *, epochs: int = 1, mqtt: str | None = None) -> str:
     """The text of `file`, one of EXAMPLES, for some epochs of a site called `site`; `kafka`: its section, as YAML.
 
-    So is `mqtt`; None: all devices speak Kafka.
+    So is `mqtt`; None: all devices speak Kafka. `archive`: a URL.
     """
     text = re.sub(r"(?m)^site: \S+", f"site: {site}", (_CONFIG / file).read_text())
     vaults = [node["name"] for node in yaml.safe_load(text)["archive"]]
-    nodes = ", ".join(f'{{name: {name}, url: "{archive.as_uri()}", flush: 1s}}' for name in vaults)
+    nodes = ", ".join(f'{{name: {name}, url: "{archive}", flush: 1s}}' for name in vaults)
     text = re.sub(r"(?ms)^kafka:\n.*?(?=^(?:mqtt|streams):)", lambda _: f"kafka: {kafka}\n\n", text)
     text = re.sub(r"(?ms)^mqtt:.*?(?=^streams:)", lambda _: f"mqtt: {mqtt}\n\n" if mqtt else "", text)
     if mqtt is None:

@@ -18,13 +18,14 @@ from typing import Any
 from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.parquet.store import ParquetStore
+from edged.app.objects import open_archive
 from edged.cli.demo.observer import archived_samples, observe
 from edged.cli.demo.processes import Child, LogLine
 from edged.domain.topology import Topology
 from edged.ports import TopicPartition, Watermarks
 from edged.services.archive import importer
 from edged.topology_file import inspect, load
-from tests.support.archive_samples import open_archive
 from tests.support.forked import FORKED, start_forked
 from tests.support.kernels import chosen_setting
 from tests.support.secured import SecuredKafka
@@ -100,7 +101,7 @@ class Site:
 
     On a secured Kafka each node logs in as itself, and has no rights but those that the test grants. `forks`: whether
     nodes are forked from a process that has imported edged; not where their memory is measured. With the setting
-    `mqtt`, a broker's address, the devices speak it.
+    `mqtt`, a broker's address, the devices speak it; `archive`: the keys of the archive's place, by default a folder.
     """
 
     def __init__(self, folder: Path, broker: str | SecuredKafka, **settings: Any) -> None:
@@ -118,19 +119,21 @@ class Site:
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"mqtt": None, "model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
         self._settings |= {"edges": ("pi-a",), "vaults": ("vault",), "timing": {}, "kernels": chosen_setting()}
+        self._settings |= {"archive": f'url: "{self.archive_folder.as_uri()}"'}
         self.configure(**{"site": "greenhouse", **settings})
-        open_archive(self.archive_folder).create(self._settings["site"])
+        self.archive().create(self._settings["site"])
 
     def configure(self, **settings: Any) -> None:
         """Write the topology file, changed by these settings: the next process to start has them."""
         self._settings |= settings
-        vault = f'url: "{self.archive_folder.as_uri()}", flush: {self._settings["flush"]}'
+        vault = f"{self._settings['archive']}, flush: {self._settings['flush']}"
         archive = ", ".join(f"{{name: {name}, {vault}}}" for name in self._settings["vaults"])
         edges = ", ".join(EDGE.format(name=name, edge=self._settings["edge"]) for name in self._settings["edges"])
         mqtt = self._settings["mqtt"]
         values = {**self._settings, "edges": edges, "transport": ", transport: mqtt, id: counter" if mqtt else ""}
+        values["archive"] = archive
         values["mqtt"] = f'mqtt: {{broker: "{mqtt}"}}\n' if mqtt else ""
-        self.topology.write_text(TOPOLOGY.format(kafka=self._kafka, archive=archive, labels=FASHION, **values))
+        self.topology.write_text(TOPOLOGY.format(kafka=self._kafka, labels=FASHION, **values))
 
     def environment(self, name: str) -> Mapping[str, str]:
         """State and cache folders below the site's; the log checks itself against its schema."""
@@ -190,7 +193,7 @@ class Site:
 
     async def import_fashion(self, limit: int, test_limit: int = 500) -> None:
         """Load the packaged images straight into the archive, as `edged archive import` would."""
-        dataset, store = open_dataset("fashion-mnist-small"), open_archive(self.archive_folder)
+        dataset, store = open_dataset("fashion-mnist-small"), self.archive()
 
         def load(split: str, most: int) -> None:
             for portion in importer.portions(dataset, dataset.name, split, test_fraction=0, seed=0, limit=most):
@@ -218,6 +221,10 @@ class Site:
         marks = await self._watermarks(topics)
         return [(topics[each], each.partition, n) for each in topics for n in range(marks[each].high)]
 
+    def archive(self) -> ParquetStore:
+        """The archive, as a command opens it."""
+        return open_archive(self.loaded())
+
     def archived(self) -> list[Place]:
         """Every sample of a device in the archive's files, as often as it is there."""
         return sorted((each.device, each.partition, each.offset) for each in archived_samples(self.loaded()))
@@ -229,10 +236,10 @@ class Site:
 
     async def assert_each_archived_once(self, vault: Child) -> None:
         """Wait until as much is archived as was published: it is that, once each, in whole files."""
-        published = await self.published()
+        published, store = await self.published(), self.archive()
 
         async def enough() -> bool:
-            sources = open_archive(self.archive_folder).summaries("fashion")
+            sources = store.summaries("fashion")
             return sum(each.samples for each in sources if each.source == "pi-a") >= len(published)
 
         await eventually(enough, vault)
