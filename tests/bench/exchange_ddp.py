@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from edged.adapters.embedded_broker import killed_with_parent
+from edged.adapters.embedded.server import killed_with_parent
 from tests.bench.cpu_limit import Limit, limits
 from tests.bench.curve import reached
 from tests.bench.exchange_site import Conditions, Mark, Setting, between, mark, pinned

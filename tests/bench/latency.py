@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edged.adapters.embedded_broker import killed_with_parent
+from edged.adapters.embedded.server import killed_with_parent
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.cli.demo.processes import Child

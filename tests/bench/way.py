@@ -33,7 +33,7 @@ import psutil
 from PIL import Image
 
 from edged.adapters.datasets.registry import open_dataset
-from edged.adapters.embedded_broker import killed_with_parent
+from edged.adapters.embedded.server import killed_with_parent
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.cli.demo.processes import Child

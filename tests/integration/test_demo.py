@@ -17,7 +17,9 @@ from edged.adapters.images import encode
 from tests.support.data import birds
 from tests.support.demo import a_few_articles, assert_whole, run_demo
 from tests.support.forked import start_forked
+from tests.support.hdfs import hdfs_program, need_hdfs
 from tests.support.mosquitto import need_mosquitto
+from tests.support.s3 import need_versitygw, versitygw_program
 
 MAX_EDGE_MIB = 120
 """Resident, of the edge's daemon: its share of a Raspberry Pi with 512 MiB."""
@@ -78,6 +80,27 @@ async def test_the_thesis_own_path_by_mqtt_and_back(tmp_path):
     assert_whole(summary, published=120)
     assert summary["way_back"]["delivered"] == 120
     assert summary["way_back"]["delivered_twice"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("archive", ["s3", "hdfs"])
+async def test_the_archive_is_in_a_store_that_the_demo_starts(archive, tmp_path, monkeypatch):
+    """By programs on the PATH of the names that their packages give them."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if archive == "s3":
+        need_versitygw()
+        (programs / "versitygw").symlink_to(versitygw_program())
+    else:
+        need_hdfs()
+        hdfs_program(programs)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    data = a_few_articles(tmp_path / "articles")
+
+    words = ("--archive", archive, "--data", str(data), "--epochs", "2", "--live", "60")
+    summary = await run_demo(*words, is_forked=False)
+
+    assert_whole(summary, published=120)
 
 
 async def test_two_edges_train_one_model_also_when_one_is_killed(tmp_path):

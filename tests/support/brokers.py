@@ -22,7 +22,8 @@ from typing import Self
 
 from confluent_kafka.admin import AdminClient
 
-from edged.adapters.embedded_broker import BrokerUnavailable, binary, killed_with_parent
+from edged.adapters.embedded.brokers import binary
+from edged.adapters.embedded.server import ServerUnavailable, killed_with_parent
 from tests.support.requirements import require
 
 _START_S = 180.0
@@ -337,7 +338,7 @@ def need_embedded() -> None:
     """Skip the test, with the reason, where the embedded broker is not installed."""
     try:
         binary()
-    except BrokerUnavailable as error:
+    except ServerUnavailable as error:
         require(str(error))
 
 

@@ -60,6 +60,20 @@ def _jars() -> Path:
     return maven_jars("hadoop", _POM, "EDGED_HADOOP_JARS")
 
 
+def hdfs_program(folder: Path) -> None:
+    """Make `hdfs` in the folder, as Hadoop's releases have it, by the jars that Maven copied."""
+    names = "namenode.NameNode", "datanode.DataNode"
+    classes = " ".join(f"{each.partition('.')[0]}) class=org.apache.hadoop.hdfs.server.{each} ;;" for each in names)
+    options = "-Xmx256m --add-opens java.base/java.lang=ALL-UNNAMED -Djava.net.preferIPv4Stack=true"
+    _make_web_pages(folder)
+    script = folder / "hdfs"
+    script.write_text(
+        f"#!/bin/sh\nconf=$2 daemon=$3\nshift 3\ncase $daemon in {classes} esac\n"
+        f'exec java {options} -Dhadoop.log.dir="$conf/.." -cp "$conf:{folder}:{_jars()}/*" $class "$@"\n'
+    )
+    script.chmod(0o755)
+
+
 class _Daemon(Broker):
     """One process of HDFS. `main`: its class."""
 
@@ -102,8 +116,7 @@ class Hdfs:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="edged-hdfs-")
         conf = Path(self._folder.name) / "conf"
-        for page in ("hdfs", "datanode", "secondary", "journal", "static"):
-            (conf / "webapps" / page).mkdir(parents=True)  # the jars lack their web pages, and want folders for them
+        _make_web_pages(conf)
         self.namenode = _Daemon("org.apache.hadoop.hdfs.server.namenode.NameNode", conf)
         self.datanodes = tuple(
             _Daemon("org.apache.hadoop.hdfs.server.datanode.DataNode", conf) for _ in range(_NUM_DATANODES)
@@ -199,6 +212,12 @@ class Hdfs:
         except (OSError, ValueError, urllib.error.URLError):
             return {}
         return dict(state)
+
+
+def _make_web_pages(conf: Path) -> None:
+    """The jars lack their web pages, and want folders for them."""
+    for page in ("hdfs", "datanode", "secondary", "journal", "static"):
+        (conf / "webapps" / page).mkdir(parents=True)
 
 
 def _xml(settings: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from edged.adapters.embedded_broker import killed_with_parent
+from edged.adapters.embedded.server import killed_with_parent
 from edged.adapters.mqtt.inbound import Framer, Kind
 from edged.domain.mqtt import mosquitto
 from edged.domain.topology import Mqtt, Tls

@@ -67,6 +67,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the devices speak MQTT, by a Mosquitto that is started for them, and get their predictions by it",
     )
+    parser.add_argument(
+        "--archive",
+        choices=("file", "hdfs", "s3"),
+        default="file",
+        help="where the archive is: in a folder, in Apache Hadoop's HDFS, or behind the S3 gateway versitygw, which "
+        "are started for it where they are installed (file)",
+    )
     parser.add_argument("--site", metavar="NAME", help="prefix of the topics (a random one)")
     parser.add_argument(
         "--topics", action="store_true", help="only print the topics and ACLs that this demo needs at --broker"
@@ -76,10 +83,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. Apache "
         "Kafka carries a real one. Exit codes: 1 a sample is missing, the weights of a group's edges differ, or a "
-        "process failed; 64 the data or the options do not do; 69 no Kafka answers, or there is no Mosquitto; 73 the "
-        "folder cannot be written; 77 a right is missing: --topics, with the same --site, --edges and --broker, prints "
-        "all that are needed. The demo deletes its topics at its end: who made them by those commands makes them again "
-        "for the next one."
+        "process failed; 64 the data or the options do not do; 69 no Kafka answers, or what the options ask for is not "
+        "installed; 73 the folder cannot be written; 77 a right is missing: --topics, with the same --site, --edges "
+        "and --broker, prints all that are needed. The demo deletes its topics at its end: who made them by those "
+        "commands makes them again for the next one."
     )
 
 
@@ -101,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from edged.adapters.embedded_broker import BrokerUnavailable  # noqa: PLC0415
+    from edged.adapters.embedded.server import ServerUnavailable  # noqa: PLC0415
     from edged.cli.demo import report, scenario, site  # noqa: PLC0415 - heavy, and only this command needs it
     from edged.cli.demo.display import columns  # noqa: PLC0415
     from edged.cli.demo.images import open_images  # noqa: PLC0415
@@ -116,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
             options = site.Options(
                 folder, images, args.epochs, args.edges, args.live, args.rate, args.broker, kill,
                 security=_read(args.security), site=args.site or f"demo-{secrets.token_hex(3)}",
-                mqtt=args.mqtt,
+                mqtt=args.mqtt, archive=args.archive,
             )  # fmt: skip
             if args.topics:
                 print("\n".join(scenario.commands(options)))
@@ -126,7 +133,7 @@ def _run(args: argparse.Namespace) -> int:
         return _refuse(error, os.EX_USAGE)
     except _NoFolder as error:
         return _refuse(error, os.EX_CANTCREAT)
-    except BrokerUnavailable as error:
+    except ServerUnavailable as error:
         return _refuse(error, os.EX_UNAVAILABLE)
     except ChildDied as error:
         print(error, file=sys.stderr)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from edged.adapters.embedded_broker import killed_with_parent
+from edged.adapters.embedded.server import killed_with_parent
 
 LogLine = Mapping[str, Any]
 _MAX_LINES = 4096

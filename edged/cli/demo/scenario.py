@@ -6,10 +6,12 @@ Everything runs as real processes from one topology file, in one folder.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
-from edged.adapters.embedded_broker import EmbeddedBroker, LocalMosquitto
+from edged.adapters.embedded.brokers import EmbeddedBroker, LocalMosquitto
+from edged.adapters.embedded.stores import LocalHdfs, LocalS3
 from edged.cli.demo import report, summary, topology_text
 from edged.cli.demo.observer import observe
 from edged.cli.demo.outage import Outage, cause_outage
@@ -22,6 +24,8 @@ from edged.domain.topology import Mqtt, Topology, kafka_commands
 from edged.domain.topology.topics import topics
 from edged.services.node.health import HealthBoard
 from edged.topology_file import load
+
+_STORES: Mapping[str, Callable[[Path], LocalS3 | LocalHdfs]] = {"s3": LocalS3, "hdfs": LocalHdfs}
 
 _OBSERVER = "demo"
 """Whose rights this process needs, where the nodes are told apart."""
@@ -36,7 +40,8 @@ async def run(options: Options) -> report.Summary:
     async with AsyncExitStack() as stack:
         bootstrap = options.broker or (await stack.enter_async_context(EmbeddedBroker())).bootstrap
         mqtt = (await stack.enter_async_context(_mosquitto(options))).address if options.mqtt else ""
-        topology = _write_topology(options, bootstrap, mqtt)
+        archive = await _archive(options, stack)
+        topology = _write_topology(options, bootstrap, mqtt, archive)
         observer = await stack.enter_async_context(observe(topology))
         await observer.reach()
         if options.broker is not None:
@@ -66,19 +71,19 @@ async def run(options: Options) -> report.Summary:
 def commands(options: Options) -> Iterator[str]:
     """The commands that make the demo's topics at its broker, and grant its nodes' rights and its own."""
     mqtt = "127.0.0.1:1883" if options.mqtt else ""
-    topology = _write_topology(options, options.broker or "127.0.0.1:9092", mqtt)
+    topology = _write_topology(options, options.broker or "127.0.0.1:9092", mqtt, _local_archive(options))
     yield from topic_commands(topology)
     yield from ("", f"# the demo itself, as {_OBSERVER}: reads what it reports, and deletes the topics at its end")
     for topic in topics(topology):
         yield kafka_commands.allow(topology.kafka.bootstrap, _OBSERVER, ["Read", "Delete"], "topic", topic.name)
 
 
-def _write_topology(options: Options, bootstrap: str, mqtt: str) -> Topology:
+def _write_topology(options: Options, bootstrap: str, mqtt: str, archive: Mapping[str, str]) -> Topology:
     dataset = options.images.dataset
     plan = topology_text.Plan(
         site=options.site,
         bootstrap=bootstrap,
-        archive_folder=options.folder / "archive",
+        archive=archive,
         stream=topology_text.stream_name(dataset.name),
         shape=dataset.shape or topology_text.IMAGE_SHAPE,
         labels=dataset.labels,
@@ -91,6 +96,20 @@ def _write_topology(options: Options, bootstrap: str, mqtt: str) -> Topology:
     )
     file_of(options).write_text(topology_text.text(plan), encoding="utf-8")
     return load(file_of(options), {**os.environ, "NODE": _OBSERVER})
+
+
+def _local_archive(options: Options) -> Mapping[str, str]:
+    return {"url": f'"{(options.folder / "archive").as_uri()}"'}
+
+
+async def _archive(options: Options, stack: AsyncExitStack) -> Mapping[str, str]:
+    """The keys of the archive's place; its server runs until the stack's end. Raises ServerUnavailable."""
+    if options.archive == "file":
+        return _local_archive(options)
+    store = _STORES[options.archive](options.folder / options.archive)
+    await stack.enter_async_context(store)
+    os.environ.update(store.environment)  # which the nodes get from this process
+    return store.keys
 
 
 def _mosquitto(options: Options) -> LocalMosquitto:

@@ -25,7 +25,7 @@ class Options:
     """The command's options. `live`: samples that each device publishes; `rate`: how many of them a second.
 
     `kill`: the edge that dies for a while; empty for none. `security`: of the broker, as in a topology; may be empty.
-    `mqtt`: whether the devices speak it.
+    `mqtt`: whether the devices speak it. `archive`: "file", "hdfs" or "s3".
     """
 
     folder: Path
@@ -39,6 +39,7 @@ class Options:
     security: str = ""
     site: str = "demo"
     mqtt: bool = False
+    archive: str = "file"
 
 
 def file_of(options: Options) -> Path:

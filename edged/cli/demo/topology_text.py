@@ -1,9 +1,8 @@
 """The demo's topology file, as a user would write it: the text is printed, and every process reads it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import indent
 
 LARGE = 20_000
@@ -21,7 +20,8 @@ class Plan:
 
     site: str
     bootstrap: str
-    archive_folder: Path
+    archive: Mapping[str, str]
+    """The keys of the archive's place, as YAML."""
     stream: str
     shape: tuple[int, ...]
     labels: Sequence[str]
@@ -74,7 +74,7 @@ edges:              # tier 2: edges train while data streams, and predict
 {chr(10).join(f"  - {{name: {edge}, memory_limit: 400MiB}}" for edge in edges)}
 archive:            # tier 3: the archive keeps it all, streams epochs back
   - name: vault
-    url: "{plan.archive_folder.as_uri()}"
+{chr(10).join(f"    {key}: {value}" for key, value in plan.archive.items())}
     flush: 2s
 training:
   stream: {plan.stream}

@@ -263,8 +263,21 @@ def test_a_demo_by_mqtt_ends_where_there_is_no_mosquitto(edged, monkeypatch):
 
     assert refusal(edged, "--mqtt", "--broker", "127.0.0.1:1") == (
         69,
-        "edged demo: Mosquitto is not installed: apt install mosquitto\n",
+        "edged demo: mosquitto is not installed: apt install mosquitto\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("archive", "told"),
+    [("hdfs", "hdfs is not installed: unpack Apache Hadoop"), ("s3", "versitygw is not installed: go install")],
+)
+def test_a_demo_ends_where_there_is_no_such_store(archive, told, edged, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda *_args, **_options: None)
+
+    code, text = refusal(edged, "--archive", archive, "--broker", "127.0.0.1:1")
+
+    assert code == 69
+    assert text.startswith(f"edged demo: {told}")
 
 
 def test_an_edge_that_came_back_too_late_to_contribute_is_not_said_to_have_taken_part():
@@ -360,7 +373,7 @@ def plan(folder, **differing):
     usual = topology_text.Plan(
         site="demo",
         bootstrap="127.0.0.1:9092",
-        archive_folder=folder,
+        archive={"url": folder.as_uri()},
         stream="fashion-mnist-small",
         shape=(28, 28, 1),
         labels=("one", "two"),

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import pytest
 
-from edged.adapters.embedded_broker import killed_with_parent
+from edged.adapters.embedded.server import killed_with_parent
 from tests.support.booted import roots
 from tests.support.requirements import require
 

