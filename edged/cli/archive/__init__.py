@@ -85,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--stream", metavar="NAME", help="which stream (the one trained on)")
     for action in (listing, verify, pack):
         action.add_argument("--stream", metavar="NAME", help="only this stream")
+    for action in (listing, verify, pack, migrate):
         action.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -182,8 +183,8 @@ def _compact(topology: Topology, args: argparse.Namespace) -> int:
     return archive_compact.run(_store(topology), args)
 
 
-def _migrate(topology: Topology, _args: argparse.Namespace) -> int:
-    return archive_migrate.run(topology)
+def _migrate(topology: Topology, args: argparse.Namespace) -> int:
+    return archive_migrate.run(topology, as_json=args.json)
 
 
 def _quarantined(store: "ParquetStore", summaries: "list[SourceSummary]") -> list[dict[str, Any]]:
