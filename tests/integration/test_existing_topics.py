@@ -8,7 +8,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from tests.support.brokers import kafka_jars
+from tests.support.brokers import kafka_java
 from tests.support.shared_brokers import SharedBroker
 from tests.support.site import DEVICES, Site, following, running
 
@@ -25,8 +25,9 @@ def run_tool(command: str) -> None:
     """Run a printed kafka-configs.sh command with Kafka's own class, as the script would."""
     tool, *arguments = shlex.split(command)
     assert tool == "kafka-configs.sh"
-    java = ["java", "-cp", f"{kafka_jars()}/*", "kafka.admin.ConfigCommand", *arguments]
-    done = subprocess.run(java, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        kafka_java("kafka.admin.ConfigCommand", *arguments), check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

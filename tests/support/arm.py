@@ -34,7 +34,7 @@ def run_on_arm(cpu: str, arguments: Sequence[str | Path]) -> str:
     environment = os.environ | {
         "QEMU_CPU": cpu,
         "PYTHONPATH": f"{root / 'opt/packages'}:{_ROOT}",
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPYCACHEPREFIX": f"{root / 'var/cache/python'}",  # Debian's packages bring no byte code
     }
     # Without `site`: it would find the host's packages. The prefix makes qemu look for each file in the root first.
     command = [qemu, "-L", root, python, "-S", *arguments]

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -230,13 +230,18 @@ class Apache(Broker):
         return self._java("kafka.Kafka")
 
     def _java(self, *main: str) -> list[str]:
-        # Serial GC and C1 alone: less memory, and up sooner, than what a server wants. Of half the heap from the start
-        # on, a start takes a seventh less of CPU than of a heap that grows.
-        options = [f"-Xmx{self.heap}", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        with contextlib.suppress(OSError):  # a HOME that cannot be written only costs the start-up time
-            options.append(self._archive_option or f"-XX:SharedArchiveFile={_class_archive()}")
-        java = os.path.realpath(shutil.which("java") or "java")
-        return [java, *options, "-cp", f"{kafka_jars()}/*", *main, str(self.folder / "server.properties")]
+        # Of half the heap from the start on, a start takes a seventh less of CPU than of a heap that grows.
+        heap = [f"-Xmx{self.heap}", "-Xms256m"]
+        return kafka_java(*main, str(self.folder / "server.properties"), options=heap, archive=self._archive_option)
+
+
+def kafka_java(*main: str, options: Sequence[str] = (), archive: str = "") -> list[str]:
+    """What starts a class of Kafka's: Serial GC and C1 alone take less memory, and are up sooner, than a server's."""
+    words = [*options, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    with contextlib.suppress(OSError):  # a HOME that cannot be written only costs the start-up time
+        words.append(archive or f"-XX:SharedArchiveFile={_class_archive()}")
+    java = os.path.realpath(shutil.which("java") or "java")
+    return [java, *words, "-cp", f"{kafka_jars()}/*", *main]
 
 
 def apache_files() -> tuple[Path, ...]:
