@@ -694,7 +694,7 @@ async def test_admin_requests_wait_while_the_broker_is_away(bed: Bed, log: Log, 
     assert health.reasons == {}
 
 
-@pytest.mark.parametrize("kind", ["down_embedded_broker", "down_apache_kafka"])
+@pytest.mark.parametrize("kind", ["down_embedded_broker", pytest.param("down_apache_kafka", marks=pytest.mark.slow)])
 async def test_a_broker_that_is_down_at_first_is_waited_for(
     kind: str, request: pytest.FixtureRequest, topic: str, health: RecordingHealth
 ):

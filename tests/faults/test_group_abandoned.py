@@ -10,7 +10,7 @@ from tests.support.site import Site, running
 SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000, "timing": {"first_deadline_s": 12.0}}
 
 
-@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+@pytest.mark.parametrize("mode", [pytest.param("all_reduce", marks=pytest.mark.slow), "parameter_server"])
 async def test_an_edge_that_joined_since_begins_the_next_epoch_and_restarted_members_follow(tmp_path, mode):
     need_embedded()
     with gated(Embedded) as (broker, gate):

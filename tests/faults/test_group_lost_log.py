@@ -28,7 +28,7 @@ def gated_broker() -> Iterator[tuple[Broker, GradientGate]]:
         yield found
 
 
-@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+@pytest.mark.parametrize("mode", [pytest.param("all_reduce", marks=pytest.mark.slow), "parameter_server"])
 async def test_a_group_stopped_for_longer_than_the_retention_resumes_from_the_newest_checkpoint(
     gated_broker, mode, tmp_path
 ):

@@ -38,7 +38,9 @@ async def group(tmp_path_factory):
             await group.stop()
 
 
-@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize(
+    "name", ["pi-a", pytest.param("pi-b", marks=pytest.mark.slow), "pi-c", pytest.param("pi-d", marks=pytest.mark.slow)]
+)
 async def test_a_member_killed_in_the_middle_of_an_epoch_returns_to_the_same_epoch(group, name):
     """The others wait for it in two steps, no more; it catches up from the log and contributes to the last steps."""
     step = await group.reach_middle()

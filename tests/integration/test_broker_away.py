@@ -3,6 +3,8 @@
 import asyncio
 from datetime import UTC, datetime
 
+import pytest
+
 from edged.cli.demo.processes import Child
 from tests.support.brokers import Broker
 from tests.support.site import SAMPLE_S, Site, at_work, degraded, following, moment, running, stopped
@@ -55,6 +57,7 @@ async def test_a_broker_that_hangs_for_20_s_is_waited_for(fresh_embedded_broker,
         await outlive(site, fresh_embedded_broker, paused=True)
 
 
+@pytest.mark.slow
 async def test_a_broker_that_is_stopped_for_20_s_is_waited_for(fresh_apache_kafka, tmp_path):
     """Connections are refused, then there is the same broker again: as above."""
     async with running(Site(tmp_path, fresh_apache_kafka.bootstrap, epochs=ENDLESS, source="both")) as site:

@@ -195,7 +195,7 @@ async def test_images_that_are_broken_are_left_out_and_not_waited_for(tmp_path):
     assert 0 < summary["import_samples"] <= 10
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 async def test_nothing_is_left_behind_after_it_is_stopped(number, tmp_path, tmp_path_factory):
     """Ctrl-C and SIGTERM in the middle: no process, no file, and the signal's exit code."""
     data = a_few_articles(tmp_path_factory.mktemp("data") / "articles")

@@ -92,6 +92,7 @@ async def test_two_edges_end_each_epoch_with_the_same_weights(embedded_broker, t
         assert all(line["contributions"] == 2 * line["steps"] for line in edges[0].seen("exchange.epoch"))
 
 
+@pytest.mark.slow
 async def test_an_edge_killed_in_mid_epoch_comes_back_to_the_same_weights(embedded_broker, tmp_path):
     site = group_site(tmp_path, embedded_broker.bootstrap, epochs=8)
     async with running(site):

@@ -17,7 +17,7 @@ from tests.support.intake import TOPOLOGY, from_device, grey, intake
 NUM_RECORDS = 20_000
 
 
-@pytest.fixture(params=["embedded_broker", "apache_kafka"])
+@pytest.fixture(params=[pytest.param("embedded_broker", marks=pytest.mark.slow), "apache_kafka"])
 def bootstrap(request):
     return request.getfixturevalue(request.param).bootstrap
 

@@ -122,7 +122,10 @@ def generous_kafka():
         yield broker
 
 
-@pytest.mark.parametrize(("broker", "largest_key"), [("embedded_broker", 900_000), ("generous_kafka", 10_000_000)])
+@pytest.mark.parametrize(
+    ("broker", "largest_key"),
+    [("embedded_broker", 900_000), pytest.param("generous_kafka", 10_000_000, marks=pytest.mark.slow)],
+)
 async def test_poison_is_dead_lettered_with_its_reason_and_costs_nothing_else(request, tmp_path, broker, largest_key):
     """Every good sample is archived and predicted once, the edge's memory stays, and no process notices."""
     bootstrap = request.getfixturevalue(broker).bootstrap

@@ -10,7 +10,7 @@ SAMPLES = 12_000
 """More than a window: what comes after the first is planned, fetched and cached while it trains."""
 
 
-@pytest.mark.parametrize("mode", ["stratified", "importance"])
+@pytest.mark.parametrize("mode", ["stratified", pytest.param("importance", marks=pytest.mark.slow)])
 async def test_fifty_million_samples_are_planned_and_trained_on_within_the_default_memory_limit(mode, tmp_path):
     """With importance, by the scores that an earlier epoch left."""
     process = await asyncio.create_subprocess_exec(
