@@ -578,6 +578,15 @@ EVENTS: Mapping[str, Event] = {
         "Archiving a source failed in a way that edged does not know; the source is tried again, the others go on.",
         stream=str, source=str, err=str, traceback=str,
     ),
+    "archive.forgotten": event(
+        "The oldest files of a source count no more, by `age`, by `size`, or because the disk is `full`: then they are "
+        "deleted at once, else after a day. First offset: of what is left. Oldest: since when its oldest file is "
+        "there, where that is known.", optional=("oldest_ms",),
+        stream=str, source=str, why=str, samples=int, files=int, bytes=int, first_offset=int, oldest_ms=int,
+    ),
+    "archive.deleted": event(
+        "Files of what was forgotten are gone.", stream=str, source=str, files=int, bytes=int,
+    ),
     "archive.trimmed": event(
         "Archived packs were deleted from Kafka.", stream=str, source=str, first_offset=int, next_offset=int,
     ),

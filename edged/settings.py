@@ -109,6 +109,9 @@ class Timing:
     retention_s: float = 60.0
     """How often the archive node looks at what Kafka still has of what is archived; disks fill more slowly."""
 
+    forgetting_s: float = 600.0
+    """How often the archive node looks what is beyond its limits: what is kept is told in days."""
+
     topics_s: float = 30.0
     """How often a node looks whether its topics are there: one that is missing at two looks makes it degraded."""
 

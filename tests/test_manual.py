@@ -97,7 +97,7 @@ def test_the_completion_is_the_shells_own_language(made, shell, options):
         ("ch", {"check"}),
         ("node ", {"enable", "disable"}),
         ("node enable --", {"--dry-run", "--help"}),
-        ("archive re", {"release"}),
+        ("archive rel", {"release"}),
         ("run --log-level w", {"warning"}),
         ("check top", {"topology.yaml"}),
     ],

@@ -19,6 +19,7 @@ def services(
     from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
     from edged.services.archive.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
     from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
+    from edged.services.archive.forgetting import Forgetting  # noqa: PLC0415
     from edged.services.archive.retention import Retention  # noqa: PLC0415
     from edged.services.archive.sharing import Share, Sharing  # noqa: PLC0415
 
@@ -50,7 +51,13 @@ def services(
         shared = {"sharing": Sharing(log, share, topology.archive_members, topics)}
     archiver = Archiver(
         log,
-        RetryingArchive(store, health, is_shared=topology.has_several_archive_nodes),
+        RetryingArchive(
+            store,
+            health,
+            is_shared=topology.has_several_archive_nodes,
+            retained=store if archive.when_full == "oldest_first" else None,
+            room_bytes=2 * archive.flush_bytes,
+        ),
         sources,
         topology.archive_group("archiver", node),
         archiver_settings,
@@ -61,6 +68,16 @@ def services(
         **shared,
         "archiver": archiver,
         "retention": Retention(log, archiver, sources, health, trims=archive.trim, every_s=timing.retention_s),
+        "forgetting": Forgetting(
+            store,
+            health,
+            lambda: in_use.topology.archive_node(node).retention,
+            sources,
+            [stream.name for stream in topology.streams],
+            TopicPartition(topology.requests_topic),
+            share,
+            every_s=timing.forgetting_s,
+        ),
         "epoch_server": EpochServer(
             log,
             store,

@@ -10,7 +10,14 @@ from edged.faces import face
 
 if TYPE_CHECKING:  # what `face` resolves
     from edged.domain.mqtt.limits import BrokerLimits
-    from edged.ports.archive import MAX_KEPT_RECORDS, ArchiveStore, ArchiveWriter, NotArchived, SourceEnd
+    from edged.ports.archive import (
+        MAX_KEPT_RECORDS,
+        ArchiveStore,
+        ArchiveWriter,
+        NotArchived,
+        RetainedArchive,
+        SourceEnd,
+    )
     from edged.ports.cache import DiskTier
     from edged.ports.checkpoints import CheckpointStore, DeployedModel
     from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
@@ -71,6 +78,7 @@ __all__ = [
     "Processes",
     "Progress",
     "Record",
+    "RetainedArchive",
     "SourceEnd",
     "Statistics",
     "TopicPartition",

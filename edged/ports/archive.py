@@ -1,9 +1,10 @@
 """The archive: its files, and how the archiver writes them."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from edged.domain.archive.quarantine import QuarantineRecord
+from edged.domain.archive.retention import Limits, Step
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.columns import PackColumns
@@ -101,6 +102,29 @@ class ArchiveStore(Protocol):
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         """Delete unfinished files that a crash left. Only for the source's one writer, before its first append."""
+
+
+class RetainedArchive(Protocol):
+    """The archive as it forgets its oldest files. Synchronous; each step is made when it is asked for.
+
+    Raises ArchiveUnavailable. What one source refuses is a step, too, and the others go on.
+    """
+
+    def retain(self, stream: str, limits: Limits, is_ours: Callable[[str], bool]) -> Iterator[Step]:
+        """Forget what is beyond the limits of a stream, and delete what has been forgotten for longer than the grace.
+
+        `is_ours`: whether a source is to be looked after here; all count for the limits. Interrupted, it is begun
+        again. A source's newest file stays, for it says how the source goes on, and so does the quarantine.
+        """
+
+    def make_room(self, num_bytes: int) -> Iterator[Step]:
+        """Delete at least as much, if so much may go, at once: what counts no more first, then the oldest of all.
+
+        Whoever still reads it misses it. A disk without any room needs what was reserved.
+        """
+
+    def reserve(self) -> None:
+        """Keep a little room with which `make_room` can begin; nothing while the disk is full."""
 
 
 class ArchiveWriter(Protocol):

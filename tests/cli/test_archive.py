@@ -293,6 +293,42 @@ def test_compact_packs_small_files_and_says_so(topology_file, tmp_path, capsys):
     assert open_archive(tmp_path / "archive").snapshot("fashion").num_blocks == MAX_TAIL + 3
 
 
+def test_retain_forgets_what_is_beyond_the_limits_and_says_so(topology_file, tmp_path, capsys):
+    """First what would go; forgotten at once, deleted once its grace is over; ls shows where the source begins."""
+    text = topology_file.read_text().replace('/archive"', '/archive", retention: {size: 1MiB}')
+    topology_file.write_text(text)
+    store = new_archive(tmp_path / "archive")
+    payload = os.urandom(600_000)
+    for offset in range(3):
+        sample = replace(sample_at(offset), payload=payload)
+        store.append("fashion", "pi-a", [(offset, Pack("fashion", (sample,), {}))])
+    retain = ["archive", "retain", str(topology_file)]
+    assert cli.main([*retain, "--dry-run"]) == 0
+    told = "fashion/pi-a: 2 samples (1.2 MB) would be forgotten by size, all before offset 2\n"
+    assert capsys.readouterr().out == told
+
+    assert cli.main([*retain, "--json"]) == 0
+    [shown] = json.loads(capsys.readouterr().out)["sources"]
+    assert (shown["source"], shown["why"], shown["first"], shown["samples"]) == ("pi-a", "size", 2, 2)
+    assert cli.main([*retain, "--dry-run", "--grace", "0s"]) == 0
+    assert capsys.readouterr().out == "fashion/pi-a: 2 forgotten files would be deleted\n"
+    assert cli.main(["archive", "ls", str(topology_file)]) == 0
+    assert "fashion/pi-a: forgotten before offset 2; 1.2 MB of it not deleted yet" in capsys.readouterr().out
+    assert cli.main([*retain, "--grace", "0s"]) == 0
+    assert capsys.readouterr().out == "fashion/pi-a: 2 forgotten files deleted\n"
+    assert list(open_archive(tmp_path / "archive").verify()) == []
+    assert open_archive(tmp_path / "archive").snapshot("fashion").offset.tolist() == [2]
+
+
+def test_retain_tells_what_it_cannot_look_after(topology_file, tmp_path, capsys):
+    store = new_archive(tmp_path / "archive")
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    [floor] = (tmp_path / "archive" / "fashion" / "pi-a" / "floor").iterdir()
+    floor.write_bytes(b"{}")
+    assert cli.main(["archive", "retain", str(topology_file)]) == 1
+    assert capsys.readouterr().out.startswith("fashion/pi-a: not looked after: ")
+
+
 def test_ls_of_an_empty_archive_says_so(topology_file, tmp_path, capsys):
     new_archive(tmp_path / "archive")
     assert cli.main(["archive", "ls", str(topology_file)]) == 0
@@ -521,11 +557,3 @@ def test_root_makes_no_files_in_the_archive_of_a_node_with_a_user_of_its_own(tmp
     assert cli.main(["archive", "init", str(file)]) == 0
     monkeypatch.setattr("pwd.getpwnam", lambda _name: owner)
     assert cli.main(["archive", "ls", str(file)]) == 0
-
-
-def test_migrate_says_as_json_what_it_did(topology_file, store, tmp_path, capsys):
-    capsys.readouterr()
-
-    assert cli.main(["archive", "migrate", str(topology_file), "--json"]) == 0
-
-    assert json.loads(capsys.readouterr().out) == {"sources": []}

@@ -3,8 +3,10 @@
 import pytest
 
 from edged.adapters.parquet.store import ParquetStore
+from edged.domain.archive.layout import SEGMENT
+from edged.domain.archive.retention import Deleted, Forgotten, Limits
 from edged.domain.archive.segment_index import MAX_TAIL
-from edged.errors import ArchiveConflict, ArchiveUnavailable
+from edged.errors import ArchiveConflict, ArchiveUnavailable, BlockAbsent
 from tests.contracts import test_object_store
 from tests.contracts.test_object_store import KINDS, Bed
 from tests.support.archive_samples import pack, read_packs
@@ -54,3 +56,33 @@ def test_a_place_that_is_no_archive_is_not_filled(bed):
     store.append("fashion", "pi-a", [(0, pack(0))])
     with pytest.raises(ArchiveUnavailable, match="is the archive of the site 'lab', and this is 'roof'"):
         ParquetStore(bed.store("arc-3"), "roof").ends("fashion")
+
+
+@on_all
+def test_what_one_node_forgets_no_other_one_has_nor_misses(bed):
+    """With a whole segment, and part of the next one; a writer that slept through it goes on behind it."""
+    one, other = archive(bed, "arc-1"), archive(bed, "arc-2")
+    one.append("fashion", "pi-a", [(0, pack(0))])
+    one.append("fashion", "pi-a", [(SEGMENT, pack(4))], [(1, SEGMENT)])
+    for offset in range(SEGMENT + 1, SEGMENT + 4):
+        one.append("fashion", "pi-a", [(offset, pack(4 * offset))])
+    before = other.snapshot("fashion")
+
+    steps = list(other.retain("fashion", Limits(size=1)))
+
+    assert [(step.what.first, step.what.files) for step in steps if isinstance(step, Forgotten)] == [(SEGMENT + 3, 4)]
+    for store in (one, other, archive(bed, "arc-3")):
+        assert store.snapshot("fashion").offset.tolist() == [SEGMENT + 3]
+        again = store.snapshot("fashion", before.ends)
+        assert (again.ends, again.offset.tolist()) == (before.ends, before.offset.tolist())
+        assert read_packs(store, 0) == [pack(0)]
+    assert sum(step.files for step in other.retain("fashion", Limits(), grace_s=0) if isinstance(step, Deleted)) == 4
+    with pytest.raises(ArchiveConflict):
+        one.append("fashion", "pi-a", [(SEGMENT + 1, pack(0))])
+    one.append("fashion", "pi-a", [(SEGMENT + 4, pack(8))])
+    for store in (one, other, archive(bed, "arc-3")):
+        assert store.snapshot("fashion").offset.tolist() == [SEGMENT + 3, SEGMENT + 4]
+        with pytest.raises(BlockAbsent):
+            read_packs(store, 0)
+        assert list(store.verify()) == []
+    assert list(other.retain("fashion", Limits(size=1 << 20))) == []

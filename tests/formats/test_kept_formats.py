@@ -307,6 +307,7 @@ READERS: Mapping[str, Callable[[Path], None]] = {
     "exchange-1": read_group_log(1),
     "exchange-2": read_group_log(2),
     "exchange-3": read_group_log(3),
+    "exchange-4": read_group_log(4),
     "presence-1": read_beat,
     "checkpoint-5": refused(checkpoint.decode),
     "checkpoint-6": read_checkpoint("numpy"),

@@ -104,9 +104,8 @@ def samples_part() -> protocol.SamplesPart:
 
 def group_log(number: int) -> list[Record]:
     """A short log of the group in this format: one of each kind."""
-    begin = Begin(
-        0, {"pi-a": 0.5, "pi-b": 0.5}, {"pi-a": 7}, 1, HEX, "pi-a", number, "compiled/1" if number >= 3 else "numpy"
-    )
+    ends = {"_floor.pi-a": 3, "pi-a": 7} if number >= 4 else {"pi-a": 7}
+    begin = Begin(0, {"pi-a": 0.5, "pi-b": 0.5}, ends, 1, HEX, "pi-a", number, "compiled/1" if number >= 3 else "numpy")
     return [
         Join("pi-a", HEX, 0, HEX),
         Join("pi-b", HEX, 0, HEX),
@@ -227,6 +226,7 @@ WRITERS: Mapping[str, Callable[[Path], None]] = {
     "exchange-1": write_log(1),
     "exchange-2": write_log(2),
     "exchange-3": write_log(3),
+    "exchange-4": write_log(4),
     "presence-1": _bytes(lambda: presence.encode(BEAT)),
     "checkpoint-7": _bytes(lambda: checkpoint.encode(train_state())),
     "committed-place": _bytes(lambda: place.to_text(COMMITTED, "a note").encode()),

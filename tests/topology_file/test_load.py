@@ -43,6 +43,7 @@ from edged.domain.topology import (
     Sgd,
     Step,
     Stream,
+    StreamRetention,
     Tls,
 )
 from edged.errors import ConfigError
@@ -138,6 +139,20 @@ def test_the_section_mqtt_is_read(load, section, mqtt):
 
     assert topology.mqtt == mqtt
     assert "'x'" not in repr(topology)
+
+
+def test_an_archive_keeps_what_its_limits_say_of_each_stream(load):
+    retention = "{age: 90d, size: 2TB, streams: {digits: {age: 30d}, birds: {}}}"
+    text = VALID.replace("/srv/edged", f"/srv/edged\n    when_full: oldest_first\n    retention: {retention}")
+    with pytest.raises(ConfigError, match='there is no stream "birds"'):
+        load(text)
+
+    [archive] = load(text.replace(", birds: {}", "")).archive
+
+    assert archive.when_full == "oldest_first"
+    assert archive.retention.of("digits") == StreamRetention("digits", 30 * 86_400.0, None)
+    assert archive.retention.of("other") == StreamRetention("other", 90 * 86_400.0, 2 * 10**12)
+    assert load(VALID).archive[0].retention.of("digits") == StreamRetention("digits")
 
 
 def test_sizes_and_durations_have_units(load):

@@ -180,7 +180,7 @@ def _translated(root: Path, error: Exception, name: str) -> ArchiveUnavailable:
         return ArchiveUnavailable(f"{path}: {type(error).__name__}: {error}")
     if error.errno in _IS_FULL:
         what = "its disk is full" if error.errno == errno.ENOSPC else "the quota of its user is used up"
-        return ArchiveFull(f"{path}: {what}: make room, or let retention delete the oldest")
+        return ArchiveFull(f"{path}: {what}: make room, or set when_full: oldest_first")
     if not root.is_dir():
         reason = why_dead(root) or "is its file system mounted?"
         return ArchiveUnavailable(f"the archive's folder {root} is not there: {reason}")

@@ -69,6 +69,7 @@ class Source:
         self._objects = objects
         self._indexes = indexes
         self._footers = footers
+        self._floor_version = 0
 
     def chain(self) -> Chain | None:
         """What counts now; None of a source that is not there."""
@@ -77,6 +78,10 @@ class Source:
             return None
         watched = {floor_name(self.folder): floor_version}
         segments = layout.segments(self._objects.folders(self.folder))
+        if floor_version != self._floor_version:  # what is known of indexes below it may be deleted
+            for segment in segments:
+                self._indexes.forget(self.folder, segment)
+            self._floor_version = floor_version
         index: SegmentIndex | None = None
         for segment in reversed(segments):
             index, version = self._indexes.read(self.folder, segment)
@@ -107,18 +112,43 @@ class Source:
         """All files that count, the newest first."""
         yield from reversed(chain.tail)
         for index in self.indexes_back(chain):
-            yield from map(index.file, range(len(index) - 1, -1, -1))
+            first = int(np.searchsorted(index.next, chain.floor.first, side="right"))
+            yield from map(index.file, range(len(index) - 1, first - 1, -1))
 
-    def indexes_back(self, chain: Chain) -> Iterator[SegmentIndex]:
-        """All indexes with files, the newest first."""
+    def indexes_back(self, chain: Chain, first: int | None = None) -> Iterator[SegmentIndex]:
+        """All indexes with files from the floor on, or from `first` on, the newest first."""
+        first = chain.floor.first if first is None else first
         if chain.index is None:
             return
-        yield chain.index
+        if chain.index.end > first:
+            yield chain.index
         for segment in reversed(chain.segments):
-            if segment < chain.index.segment:
+            if segment_of(first) <= segment < chain.index.segment:
                 index = self._indexes.known(self.folder, segment)
-                if index is not None and len(index) and index.end > chain.floor.first:
+                if index is not None and len(index) and index.end > first:
                     yield index
+
+    def kept_from(self, chain: Chain, first: int) -> int:
+        """The first offset at or behind `first` of which anything is kept: below the floor what is not deleted yet."""
+        oldest = chain.floor.first
+        if first >= oldest or not chain.floor.raises:
+            return max(first, oldest)
+        for index in self.indexes_back(chain, first):
+            oldest = min(oldest, int(index.first[0]))
+        return max(first, oldest)
+
+    def forgotten_bytes(self, chain: Chain) -> int:
+        """Of the files below the floor that are not deleted yet."""
+        if not chain.floor.raises:
+            return 0
+        floor = chain.floor.first
+        indexes = self.indexes_back(replace(chain, floor=Floor(0)))
+        return sum(int(index.size[: index.next.searchsorted(floor, side="right")].sum()) for index in indexes)
+
+    def since_ms(self, chain: Chain, offset: int) -> int | None:
+        """Since when an index names the file that has the offset; None if none does."""
+        file = self.file_with(chain, offset)
+        return file.since_ms or None if file is not None else None
 
     def file_with(self, chain: Chain, offset: int) -> IndexedFile | None:
         """The file that has the block at this offset, if there is one, also below the floor."""

@@ -49,30 +49,40 @@ class Columns:
         )
 
 
-def of_chain(source: Source, chain: Chain, end: int, unreadable: Callable[[Source, StorageError], None]) -> OfSource:
-    """The blocks that count below `end`. `unreadable`: told of files of which no block is known."""
+def of_chain(
+    source: Source,
+    chain: Chain,
+    end: int,
+    unreadable: Callable[[Source, StorageError], None],
+    first: int | None = None,
+) -> OfSource:
+    """The blocks that count below `end`; also forgotten ones that are kept, from `first` on, if that is given.
+
+    `unreadable`: told of files of which no block is known.
+    """
+    first = chain.floor.first if first is None else first
     parts: list[tuple[Ints, npt.NDArray[np.integer[Any]], Ints]] = []
     origins: list[Origin] = []
-    for index in reversed(list(source.indexes_back(chain))):
+    for index in reversed(list(source.indexes_back(chain, first))):
         if index.first[0] < end:
-            parts += _of_index(source, index, unreadable)
-            origins += _origins(index, end)
+            parts += _of_index(source, index, first, unreadable)
+            origins += _origins(index, first, end)
     for file in chain.tail:
         known = _known(source, file, unreadable)
         if known is not None and file.first < end:
             parts.append((known.offset, known.rows, known.num_bytes))
             origins.append(Origin(known.first, known.log, known.base))
     offset, rows, num_bytes = (_joined([part[column] for part in parts]) for column in range(3))
-    counted = slice(*np.searchsorted(offset, [chain.floor.first, end]).tolist())
+    counted = slice(*np.searchsorted(offset, [first, end]).tolist())
     return OfSource(offset[counted], rows[counted], num_bytes[counted], named(origins))
 
 
 def _of_index(
-    source: Source, index: SegmentIndex, unreadable: Callable[[Source, StorageError], None]
+    source: Source, index: SegmentIndex, first: int, unreadable: Callable[[Source, StorageError], None]
 ) -> Iterator[tuple[Ints, npt.NDArray[np.integer[Any]], Ints]]:
-    """The index's blocks, in order, and those of damaged files that can be read again."""
+    """The index's blocks, in order, and from `first` on those of damaged files that can be read again."""
     begin = 0
-    for number in np.flatnonzero(index.is_damaged).tolist():
+    for number in np.flatnonzero(index.is_damaged & (index.next > first)).tolist():
         blocks = slice(begin, begin := int(index.first_block[number]))
         yield index.offset[blocks], index.rows[blocks], index.num_bytes[blocks]
         if (known := _known(source, index.file(number), unreadable)) is not None:
@@ -90,9 +100,9 @@ def _known(source: Source, file: IndexedFile, unreadable: Callable[[Source, Stor
         return None
 
 
-def _origins(index: SegmentIndex, end: int) -> list[Origin]:
-    """Where the log changes, of files below `end`."""
-    counted = np.flatnonzero(~index.is_damaged & (index.first < end))
+def _origins(index: SegmentIndex, first: int, end: int) -> list[Origin]:
+    """Where the log changes, of files from `first` to `end`."""
+    counted = np.flatnonzero(~index.is_damaged & (index.next > first) & (index.first < end))
     log = index.log[counted]
     changes = counted[np.flatnonzero(np.concatenate([[True], log[1:] != log[:-1]]))] if len(counted) else counted
     return [Origin(int(index.first[number]), *index.logs[int(index.log[number])]) for number in changes.tolist()]

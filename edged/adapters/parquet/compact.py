@@ -63,15 +63,17 @@ class Compaction:
     def steps(self, chain: Chain, grace_ms: int) -> Iterator[Compacted]:
         """Pack what is to be packed, and delete what has been replaced for longer than the grace."""
         for segment in chain.segments:
+            if segment < segment_of(chain.floor.first):
+                continue  # forgotten
             is_complete = segment < segment_of(chain.end)
-            yield from self._packed(segment, is_complete=is_complete)
+            yield from self._packed(segment, chain.floor.first, is_complete=is_complete)
             yield from self._deleted(segment, grace_ms)
 
-    def _packed(self, segment: int, *, is_complete: bool) -> Iterator[Compacted]:
+    def _packed(self, segment: int, floor: int, *, is_complete: bool) -> Iterator[Compacted]:
         tries = 0
         while tries < _TRIES:
             index, version = self._indexes.read(self._source.folder, segment)
-            group = _next_group(index, is_complete=is_complete, packed_bytes=self._packed_bytes)
+            group = _next_group(index, floor, is_complete=is_complete, packed_bytes=self._packed_bytes)
             if index is None or group is None:
                 return
             files = [index.file(number) for number in range(*group)]
@@ -169,11 +171,15 @@ class Compaction:
         return Compacted(self._source.stream, self._source.name, first, end, files, num_bytes, deleted)
 
 
-def _next_group(index: SegmentIndex | None, *, is_complete: bool, packed_bytes: int) -> tuple[int, int] | None:
+def _next_group(
+    index: SegmentIndex | None, floor: int, *, is_complete: bool, packed_bytes: int
+) -> tuple[int, int] | None:
     if index is None:
         return None
     files = list(index.files())
-    return next(packing.groups(files, is_complete=is_complete, packed_bytes=packed_bytes), None)
+    forgotten = sum(file.first < floor for file in files)
+    groups = packing.groups(files[forgotten:], is_complete=is_complete, packed_bytes=packed_bytes)
+    return next(((begin + forgotten, end + forgotten) for begin, end in groups), None)
 
 
 def _gaps(first: int, end: int, offsets: Sequence[int]) -> list[tuple[int, int]]:

@@ -6,17 +6,19 @@ is retried here; what one source meets is that source's alone.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import TypeVar, TypeVarTuple
 
-from edged.aio import Backoff, run_in_worker
+from edged.aio import Backoff, prefetch_in_worker, run_in_worker
 from edged.domain.archive import quarantine
+from edged.domain.archive.retention import Deleted
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, ArchiveUnavailable, SourceRefused, StorageError
+from edged.errors import ArchiveConflict, ArchiveFull, ArchiveUnavailable, SourceRefused, StorageError
 from edged.hanging import degraded_while_hanging
 from edged.log import logger
-from edged.ports import ArchiveStore, Health, NotArchived, SourceEnd
+from edged.ports import ArchiveStore, Health, NotArchived, RetainedArchive, SourceEnd
 
 PART = "archive"
 """Its part in `ports.Health`; a source's is `archive/<stream>/<source>`."""
@@ -38,14 +40,19 @@ class RetryingArchive:
         backoff: Callable[[float], Backoff] | None = None,
         *,
         is_shared: bool = False,
+        retained: RetainedArchive | None = None,
+        room_bytes: int = 0,
     ) -> None:
         """`backoff`: makes one from its longest pause in seconds.
 
         `is_shared`: other nodes write, too. One that was first with some offsets is no trouble: read on behind them.
+        `retained`: on a full disk the oldest files of `room_bytes` go from it at once; None: people are to make room.
         """
         self._store = store
         self._health = health
         self._is_shared = is_shared
+        self._retained = retained
+        self._room_bytes = room_bytes
         self._new_backoff = backoff or (lambda max_s: Backoff(max_s=max_s))
         self._backoff = self._new_backoff(5.0)
         self._backoff_of: dict[str, Backoff] = {}
@@ -107,6 +114,8 @@ class RetryingArchive:
 
     def _resume(self, stream: str, source: str) -> SourceEnd:
         self._store.remove_leftovers(stream, source)
+        if self._retained is not None:
+            self._retained.reserve()
         return self._store.end(stream, source)
 
     async def _write(self, stream: str, source: str, function: Callable[[*Ts], R], *args: *Ts) -> R:
@@ -125,8 +134,9 @@ class RetryingArchive:
                 with degraded_while_hanging(self._health, PART):
                     result = await run_in_worker(function, *args)
             except ArchiveUnavailable as error:
-                self._health.degraded(PART, str(error))
-                await self._backoff.wait()
+                if not (isinstance(error, ArchiveFull) and await self._make_room()):
+                    self._health.degraded(PART, str(error))
+                    await self._backoff.wait()
             except StorageError as error:
                 if self._is_shared and isinstance(error, ArchiveConflict):
                     logger().info("archive.overtaken", stream=stream, source=source, reason=str(error))
@@ -139,6 +149,20 @@ class RetryingArchive:
                 self._backoff.reset()
                 self._health.recovered(PART)
                 return result
+
+    async def _make_room(self) -> bool:
+        """Whether anything was deleted, so that it may be tried again at once."""
+        if self._retained is None:
+            return False
+        is_made = False
+        try:
+            async with aclosing(prefetch_in_worker(self._retained.make_room(self._room_bytes))) as steps:
+                async for step in steps:
+                    self._tries += 1
+                    is_made |= isinstance(step, Deleted)
+        except (ArchiveUnavailable, StorageError) as error:
+            self._health.degraded(PART, f"no room could be made: {error}")
+        return is_made
 
 
 def part_of(stream: str, source: str) -> str:

@@ -6,6 +6,7 @@ See also: `domain.archive.layout` (where things are), `chain` (what counts), `wr
 
 import contextlib
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from edged.adapters.parquet import aside, marker
 from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet import indexes as manifests
 from edged.adapters.parquet import rows as parquet_rows
 from edged.adapters.parquet.block_reader import BlockReader
 from edged.adapters.parquet.chain import Chain, Source
@@ -22,7 +24,9 @@ from edged.adapters.parquet.columns import Columns, of_chain
 from edged.adapters.parquet.compact import Compacted, Compaction
 from edged.adapters.parquet.damage import CorruptFileError, translated
 from edged.adapters.parquet.footers import Footers
-from edged.adapters.parquet.indexes import Indexes, floor_name, index_name
+from edged.adapters.parquet.forgetting import Forgetting
+from edged.adapters.parquet.indexes import Indexes
+from edged.adapters.parquet.retain import Retention
 from edged.adapters.parquet.search import Search
 from edged.adapters.parquet.verify import Check, Finding, Verification
 from edged.adapters.parquet.writing import Writer
@@ -30,7 +34,15 @@ from edged.domain.archive import layout, quarantine
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.packing import PACKED_BYTES
 from edged.domain.archive.quarantine import QuarantineRecord
-from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
+from edged.domain.archive.retention import Limits, Spared, Step
+from edged.domain.archive.snapshot import (
+    OVERLAY_SOURCES,
+    QUARANTINE_SOURCE,
+    BlockRef,
+    Snapshot,
+    floor_name,
+    floors,
+)
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.address import ArchivedAddress
 from edged.domain.samples.border import Border, check_sample
@@ -44,6 +56,11 @@ from edged.ports import MAX_KEPT_RECORDS, NotArchived, ObjectStore, SourceEnd
 GRACE_S = 86_400.0
 """Longer than any epoch takes: who has begun one reads by an index of its time."""
 
+_RESERVE = "_reserve/room"
+"""No stream's name."""
+
+_RESERVE_BYTES = 1 << 20
+
 R = TypeVar("R")
 
 
@@ -52,6 +69,7 @@ class SourceSummary:
     """What the archive holds of a source, with bytes of payloads and of files; `lost`: records in known gaps.
 
     `damaged`: files of which no block is known; `verify` says why.
+    `forgotten_bytes`: of files that count no more and wait for the grace's end.
     """
 
     stream: str
@@ -65,6 +83,7 @@ class SourceSummary:
     next: int
     lost: int
     damaged: int
+    forgotten_bytes: int = 0
 
 
 class _Known:
@@ -170,13 +189,19 @@ class ParquetStore:
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
         chains = self._readable_chains(stream)
         wanted = {source: chain.end for source, chain in chains.items()}
+        begin = {name: chain.floor.first for name, chain in chains.items() if chain.floor.raises}
         if ends is not None:
             wanted = {name: min(end, ends[name]) for name, end in wanted.items() if name in ends}
+            begin = floors(ends)
         columns = Columns()
         for name in sorted(wanted.keys() - OVERLAY_SOURCES):
-            source = self._known(stream, name).source
-            columns.add(name, of_chain(source, chains[name], wanted[name], self._unreadable))
-        snapshot = columns.snapshot(wanted)
+            source, chain = self._known(stream, name).source, chains[name]
+            if name in begin:
+                begin[name] = source.kept_from(chain, begin[name])
+            first = begin.get(name, 0 if chain.floor.raises else chain.floor.first)
+            columns.add(name, of_chain(source, chain, wanted[name], self._unreadable, first))
+        named = {floor_name(name): first for name, first in begin.items() if name in wanted}
+        snapshot = columns.snapshot(wanted | named)
         records = self.quarantine_records(stream, wanted.get(QUARANTINE_SOURCE, 0))
         return quarantine.laid_over(snapshot, quarantine.in_effect(records))
 
@@ -242,9 +267,9 @@ class ParquetStore:
         folder = layout.source_folder(stream, source)
 
         def sweep() -> None:
-            swept = [floor_name(folder), f"{folder}/{layout.ASIDE}"]
+            swept = [manifests.floor_name(folder), f"{folder}/{layout.ASIDE}"]
             for segment in layout.segments(self._objects.folders(folder))[-1:]:
-                swept += [f"{folder}/{layout.segment_name(segment)}", index_name(folder, segment)]
+                swept += [f"{folder}/{layout.segment_name(segment)}", manifests.index_name(folder, segment)]
             for each in swept:
                 self._objects.sweep(each)
 
@@ -257,7 +282,7 @@ class ParquetStore:
         self.check()
         return [
             self._summary(name, source, chain)
-            for name in self._streams(stream)
+            for name in self.streams(stream)
             for source, chain in sorted(self._readable_chains(name).items())
         ]
 
@@ -266,7 +291,7 @@ class ParquetStore:
 
         Without damaged ones, and without the quarantine's. Those that are packed meanwhile stay for the grace.
         """
-        for name in self._streams(stream):
+        for name in self.streams(stream):
             for source, chain in sorted(self._readable_chains(name).items()):
                 if source not in OVERLAY_SOURCES:
                     place = self._known(name, source).source
@@ -318,7 +343,7 @@ class ParquetStore:
     ) -> Iterator[Compacted]:
         """Pack small files into large ones, step by step; those that they replace are kept for the grace."""
         self.check()
-        for name in self._streams(stream):
+        for name in self.streams(stream):
             for source in self.source_names(name):
                 known = self._known(name, source)
                 chain = self._of_source(known.source.chain)
@@ -327,6 +352,73 @@ class ParquetStore:
                         self._objects, known.source, self._indexes, self._footers, self._now_ms, packed_bytes
                     )
                     yield from compaction.steps(chain, int(grace_s * 1000))
+
+    def retain(
+        self,
+        stream: str,
+        limits: Limits,
+        is_ours: Callable[[str], bool] = lambda _source: True,
+        grace_s: float = GRACE_S,
+        *,
+        is_certain: bool = False,
+        dry_run: bool = False,
+    ) -> Iterator[Step]:
+        """As `ports.RetainedArchive.retain`. `is_certain`: people say so; `dry_run`: only say what would be done."""
+        self.check()
+        retention = Retention(self._now_ms, dry_run=dry_run, is_logged=not is_certain)
+        yield from self._looked_after(retention, stream, is_indexed=limits != Limits() and not dry_run)
+        self.check()  # all is absent where a file system has been unmounted meanwhile
+        yield from retention.keep_to(limits, is_ours, int(grace_s * 1000), is_certain=is_certain)
+
+    def make_room(self, num_bytes: int) -> Iterator[Step]:
+        """As `ports.RetainedArchive.make_room`."""
+        try:
+            yield from self._made_room(num_bytes)
+        except ArchiveFull:  # to forget takes a little room, too
+            self._objects.delete(_RESERVE)
+            yield from self._made_room(num_bytes)
+        self.reserve()
+
+    def _made_room(self, num_bytes: int) -> Iterator[Step]:
+        self.check()
+        retention = Retention(self._now_ms)
+        for stream in self.streams():
+            yield from self._looked_after(retention, stream, is_indexed=True)
+        self.check()
+        yield from retention.make_room(num_bytes)
+
+    def reserve(self) -> None:
+        """As `ports.RetainedArchive.reserve`."""
+        with contextlib.suppress(ArchiveFull):
+            if self._objects.size(_RESERVE) is None:
+                self._objects.publish(_RESERVE, [os.urandom(_RESERVE_BYTES)])  # zeros may take no room
+
+    def _looked_after(self, retention: Retention, stream: str, *, is_indexed: bool) -> Iterator[Spared]:
+        """Add the stream's sources of samples. `is_indexed`: index their tails, so that all files have an age."""
+        for name in self.source_names(stream):
+            if name not in OVERLAY_SOURCES:
+                known = self._known(stream, name)
+                try:
+                    chain = self._of_source(lambda known=known: self._forgettable(known, is_indexed=is_indexed))  # type: ignore[misc]
+                except StorageError as error:
+                    yield Spared(stream, name, str(error))
+                else:
+                    forgetting = Forgetting(self._objects, self._indexes, known.source)
+                    retention.add(known.source, forgetting, chain)
+
+    def _forgettable(self, known: _Known, *, is_indexed: bool) -> Chain:
+        """What counts of the source, and can be read. Raises StorageError."""
+        with known.lock:
+            chain = self._grown(known, afresh=True)
+            if chain is None or chain.hidden is not None:
+                reason = StorageError(f"{self._objects.where}/{known.source.folder} has no floor")
+                raise reason if chain is None else chain.hidden or reason
+            known.source.forget_indexes(chain)
+            if is_indexed and chain.tail and not any(file.is_damaged for file in chain.tail):
+                chain = known.chain = known.writer.with_index(chain) or chain
+        for _ in known.source.indexes_back(chain):  # a damaged one is this source's trouble alone
+            pass
+        return chain
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -353,7 +445,7 @@ class ParquetStore:
                 self._known_sources[stream, source] = _Known(place, writer)
             return self._known_sources[stream, source]
 
-    def _streams(self, stream: str | None = None) -> list[str]:
+    def streams(self, stream: str | None = None) -> list[str]:
         """The streams that can be looked into."""
         found = []
         for name in filter(layout.is_stream, self._objects.folders()) if stream is None else [stream]:
@@ -474,8 +566,9 @@ class ParquetStore:
         files = stored_bytes = lost = 0
         first = chain.end
         for index in source.indexes_back(chain):
-            files, stored_bytes = files + len(index), stored_bytes + int(index.size.sum())
-            lost, first = lost + int(index.lost.sum()), int(index.first[0])
+            counted = slice(int(index.next.searchsorted(chain.floor.first, side="right")), None)
+            files, stored_bytes = files + len(index.next[counted]), stored_bytes + int(index.size[counted].sum())
+            lost, first = lost + int(index.lost[counted].sum()), int(index.first[counted][0])
         for file in chain.tail:
             files, stored_bytes, lost = files + 1, stored_bytes + file.size, lost + file.lost
             first = min(first, file.first)
@@ -493,6 +586,7 @@ class ParquetStore:
             chain.end,
             lost,
             len(damaged),
+            source.forgotten_bytes(chain),
         )
 
 

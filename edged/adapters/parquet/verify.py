@@ -81,6 +81,7 @@ class Verification:
                 continue
             counted = set() if index is None else {each.name for each in index.replaced}
             unread: dict[str, IndexedFile] = {}
+            counted |= set() if index is None else {layout.text_of(each.name) for each in index.files()}
             for file in _of_segment(chain, index, segment):
                 counted.add(layout.text_of(file.name))
                 yield from self._judge_place(file, end)

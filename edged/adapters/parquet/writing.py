@@ -122,24 +122,27 @@ class Writer:
         for _ in range(_TRIES):
             if not is_index_due(chain.tail, first):
                 return chain
-            segment = segment_of(chain.tail[0].first)
-            since_ms = int(self._clock() * 1000)
-            files = [each._replace(since_ms=since_ms) for each in chain.tail if segment_of(each.first) == segment]
-            index, version = self._indexes.read(self._source.folder, segment)
-            if index is None or not len(index):
-                index = index_of(segment, files)
-            elif index.end == files[0].first:
-                index = index.extended(files)
-            else:
-                index = None
-            if index is not None and self._indexes.replace(self._source.folder, index, version):
-                watched = {**chain.watched, index_name(self._source.folder, segment): version + 1}
-                segments = tuple(sorted({*chain.segments, segment}))
-                rest = chain.tail[len(files) :]
-                chain = replace(chain, index=index, tail=rest, watched=watched, segments=segments)
-            else:  # compaction, or another writer
-                chain = self._fitting(None, first, end)
+            # Else it is compaction, or another writer.
+            chain = self.with_index(chain) or self._fitting(None, first, end)
         raise ArchiveConflict(f"{self._source.folder}: others change its index all the time")
+
+    def with_index(self, chain: Chain) -> Chain | None:
+        """The same files with those of the tail's first segment in its index; None where that was changed meanwhile."""
+        segment = segment_of(chain.tail[0].first)
+        since_ms = int(self._clock() * 1000)
+        files = [each._replace(since_ms=since_ms) for each in chain.tail if segment_of(each.first) == segment]
+        index, version = self._indexes.read(self._source.folder, segment)
+        if index is None or not len(index):
+            index = index_of(segment, files)
+        elif index.end == files[0].first:
+            index = index.extended(files)
+        else:
+            return None
+        if not self._indexes.replace(self._source.folder, index, version):
+            return None
+        watched = {**chain.watched, index_name(self._source.folder, segment): version + 1}
+        segments = tuple(sorted({*chain.segments, segment}))
+        return replace(chain, index=index, tail=chain.tail[len(files) :], watched=watched, segments=segments)
 
     def _cursors_before(self, chain: Chain, first: int) -> Mapping[str, int]:
         for file in self._source.files_back(chain):

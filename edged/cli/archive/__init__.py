@@ -1,6 +1,6 @@
 """`edged archive`: make the archive, bring data sets in and out, list and verify, take samples out of training.
 
-See also: `data_set` (import), `export`, `compact`, `verify`, `migrate`, `quarantine`.
+See also: `data_set` (import), `export`, `compact`, `retain`, `verify`, `migrate`, `quarantine`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from edged.cli.archive import data_set
 from edged.cli.archive import export as archive_export
 from edged.cli.archive import migrate as archive_migrate
 from edged.cli.archive import quarantine as archive_quarantine
+from edged.cli.archive import retain as archive_retain
 from edged.cli.archive import verify as archive_verify
 from edged.cli.arguments import add_topology
 from edged.cli.problems import complain
@@ -35,14 +36,15 @@ if TYPE_CHECKING:  # Parquet and images are imported when they are needed
 SUMMARY = "make the archive, import and export data sets, list, verify and compact it, take samples out of training"
 
 _FINDINGS = 1
-_WRITING = {"init", "import", "compact", "migrate", "quarantine", "release"}
+_WRITING = {"init", "import", "compact", "retain", "migrate", "quarantine", "release"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = (
-        "Exit codes: 1 verify has findings, export could not read all; 64 the data set does not fit, or an "
-        "address names nothing; 74 no archive, or it refused; 78 migrate: the version before has to archive more."
+        "Exit codes: 1 verify has findings, export could not read all, or retain not look after all; 64 the data set "
+        "does not fit, or an address names nothing; 74 no archive, or it refused; 78 migrate: the version before has "
+        "to archive more."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -67,6 +69,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     archive_compact.add_options(pack)
     pack.set_defaults(act=_compact)
 
+    forget = actions.add_parser(
+        "retain", help="forget what is beyond the limits of archive.retention, as the node does"
+    )
+    archive_retain.add_options(forget)
+    forget.set_defaults(act=_retain)
+
     migrate = actions.add_parser("migrate", help="bring an archive of an older edged to this one's format")
     migrate.set_defaults(act=_migrate)
 
@@ -77,15 +85,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     release = actions.add_parser("release", help="bring them back")
     release.set_defaults(act=_change, quarantine_action="release")
 
-    for action in (init, bring, take, listing, verify, pack, migrate, take_out, release):
+    for action in (init, bring, take, listing, verify, pack, forget, migrate, take_out, release):
         add_topology(action)
     for action in (take_out, release):
         archive_quarantine.add_addresses(action)
     for action in (bring, take):
         action.add_argument("--stream", metavar="NAME", help="which stream (the one trained on)")
-    for action in (listing, verify, pack):
+    for action in (listing, verify, pack, forget):
         action.add_argument("--stream", metavar="NAME", help="only this stream")
-    for action in (listing, verify, pack, migrate):
         action.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -147,6 +154,7 @@ def _ls(topology: Topology, args: argparse.Namespace) -> int:
     else:
         _print_table(_sources(summaries, quarantined))
         _print_damaged(summaries)
+        _print_forgotten(summaries)
         archive_quarantine.print_quarantine(quarantined)
     return 0
 
@@ -174,6 +182,7 @@ def _verify(topology: Topology, args: argparse.Namespace) -> int:
         print(f"],\n{json.dumps(rest, indent=2)[2:]}")
     else:
         _print_table(sources)
+        _print_forgotten(summaries)
         archive_quarantine.print_quarantine(quarantined or [])
         print(account.summary())
     return _FINDINGS if account.num_findings else 0
@@ -183,8 +192,12 @@ def _compact(topology: Topology, args: argparse.Namespace) -> int:
     return archive_compact.run(_store(topology), args)
 
 
-def _migrate(topology: Topology, args: argparse.Namespace) -> int:
-    return archive_migrate.run(topology, as_json=args.json)
+def _retain(topology: Topology, args: argparse.Namespace) -> int:
+    return archive_retain.run(topology, _store(topology), args)
+
+
+def _migrate(topology: Topology, _args: argparse.Namespace) -> int:
+    return archive_migrate.run(topology)
 
 
 def _quarantined(store: "ParquetStore", summaries: "list[SourceSummary]") -> list[dict[str, Any]]:
@@ -236,6 +249,13 @@ def _print_damaged(summaries: "list[SourceSummary]") -> None:
         if each.damaged:
             what = f"{counted(each.damaged, 'file')} cannot be read: `edged archive verify` says why"
             print(f"{each.stream}/{each.source}: {what}")
+
+
+def _print_forgotten(summaries: "list[SourceSummary]") -> None:
+    for each in summaries:
+        if each.forgotten_bytes:
+            size = f"{each.forgotten_bytes / 1e6:,.1f} MB"
+            print(f"{each.stream}/{each.source}: forgotten before offset {each.first}; {size} of it not deleted yet")
 
 
 def _stream(topology: Topology, name: str | None) -> Stream:

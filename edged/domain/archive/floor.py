@@ -31,10 +31,15 @@ class Floor(NamedTuple):
 
     def raised(self, first: int, now_ms: int) -> "Floor":
         """The floor at `first`, if that is higher."""
-        return self if first <= self.first else Floor(first, (*self.raises, Raise(first, now_ms)))
+        if first <= self.first:
+            return self
+        kept = self.raises[-_MAX_RAISES + 1 :]  # what those before have forgotten goes with the next
+        return Floor(first, (*kept, Raise(first, now_ms)))
 
     def deletable(self, before_ms: int) -> int:
         """Below it nothing is to be read any more: it counts for nothing since `before_ms` at least."""
+        if not self.raises:
+            return self.first
         return max((each.first for each in self.raises if each.since_ms <= before_ms), default=0)
 
     def forgotten(self, first: int) -> "Floor":

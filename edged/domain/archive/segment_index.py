@@ -142,6 +142,14 @@ class SegmentIndex:
         """The index once these are deleted."""
         return replace(self, replaced=tuple(each for each in self.replaced if each not in gone))
 
+    def behind(self, offset: int) -> "SegmentIndex":
+        """The index without its files that end there or before."""
+        number = int(np.searchsorted(self.next, offset, side="right"))
+        kept = {name: getattr(self, name)[number:] for name in FILE_COLUMNS}
+        first = int(self.first_block[number])
+        of_blocks = {name: getattr(self, name)[first:] for name in ("offset", "rows", "num_bytes")}
+        return replace(self, **kept, **of_blocks, first_block=self.first_block[number:] - first)
+
     def until(self, number: int) -> "SegmentIndex":
         """The index of its first files alone. What the others have replaced counts again, and is not to be deleted."""
         blocks = int(self.first_block[number])

@@ -27,6 +27,12 @@ OVERLAY_SOURCES = frozenset({QUARANTINE_SOURCE})
 A snapshot names their ends like any other's, so that it says which of their records are in effect.
 """
 
+FLOOR_PREFIX = "_floor."
+"""Before a source's name: a snapshot has the first offset that counts beside the source's end.
+
+Named only while something below it is still kept: then the end alone does not say what the snapshot has.
+"""
+
 _NEWEST = (1 << 62) - 1
 """Beyond every source's end."""
 
@@ -48,7 +54,8 @@ class Snapshot:
 
     `sources`: names; `source`, `offset`, `rows`, `num_bytes`: int64 [blocks], the block's source (an index into
     `sources`), its pack's offset, its number of samples and its payload bytes. `ends`: source → next offset; small
-    enough for a checkpoint, and enough to request the same snapshot again, since archives only grow. `quarantined`:
+    enough for a checkpoint, and enough to request the same snapshot again, for as long as it is kept: see
+    `FLOOR_PREFIX` for what is forgotten. `quarantined`:
     int64 [ranges, 3], rows that are not to be trained or tested on, as (block, first row, row after the last): rising,
     not touching each other. They keep their ids.
     `origins`: of the sources whose blocks have addresses of their own for being held out, see `source_log`, in the
@@ -142,6 +149,21 @@ def test_rows(source: str, offset: int, num_rows: int, fraction: float) -> npt.N
         return np.zeros(num_rows, np.bool_)
     key = hashlib.blake2b(f"{source}/{offset}".encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(key, "little")).random(num_rows) < fraction
+
+
+def floor_name(source: str) -> str:
+    """The name in a snapshot's `ends` of the source's first offset that counts."""
+    return f"{FLOOR_PREFIX}{source}"
+
+
+def floors(ends: Mapping[str, int]) -> dict[str, int]:
+    """The first offset that counts, of each source of which the snapshot with these `ends` names one."""
+    return {name.removeprefix(FLOOR_PREFIX): end for name, end in ends.items() if name.startswith(FLOOR_PREFIX)}
+
+
+def without_floors(ends: Mapping[str, int]) -> dict[str, int]:
+    """`ends` for whoever knows no floors: the snapshot has all that is still kept."""
+    return {name: end for name, end in ends.items() if not name.startswith(FLOOR_PREFIX)}
 
 
 def with_newest_quarantine(ends: Mapping[str, int]) -> dict[str, int]:

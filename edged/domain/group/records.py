@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edged.domain import format_version, tensors
-from edged.domain.archive.snapshot import OVERLAY_SOURCES, TEST_SOURCE, TRAIN_SOURCE
+from edged.domain.archive.snapshot import FLOOR_PREFIX, OVERLAY_SOURCES, TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.counted import counted
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.nn.backend import NUMPY, is_backend
@@ -37,11 +37,17 @@ MAX_COUNT = 1 << 24
 MAX_LOSS = 1e30
 """A larger sum of losses means useless weights, though it is finite."""
 
-OLDEST_FORMAT, NEWEST_FORMAT = 1, 3
-"""2: a Begin names the format of its epoch. 3: and the backend of its gradients. See also: `formats`."""
+OLDEST_FORMAT, NEWEST_FORMAT = 1, 4
+"""2: a Begin names the format of its epoch. 3: and the backend of its gradients. 4: and the floors of its snapshot.
+
+See also: `formats`.
+"""
 
 WITH_BACKEND = 3
 """The first format whose Begin names a backend; all gradients of those before are numpy's."""
+
+WITH_FLOORS = 4
+"""The first format whose Begin names where a source begins of which the archive has forgotten something."""
 
 _VERSIONS = {number: f"exchange/{number}" for number in range(OLDEST_FORMAT, NEWEST_FORMAT + 1)}
 _NAME = re.compile(NAME_PATTERN)
@@ -131,7 +137,7 @@ class Begin:
             raise FormatError("the members' shares do not sum to 1")
         _check_map(self.ends, _MAX_SOURCES)
         for source, end in self.ends.items():
-            _check_source(source)
+            _check_source(source.removeprefix(FLOOR_PREFIX) if self.format >= WITH_FLOORS else source)
             _check_size("end", end, 1 << 62)
         _check_size("num_steps", self.num_steps, 1 << 40, minimum=1)
         check_digest(self.weights)

@@ -33,8 +33,11 @@ if TYPE_CHECKING:  # what `face` resolves
         HdfsAccess,
         LogLevel,
         LogSettings,
+        Retention,
         Role,
         S3Access,
+        StreamRetention,
+        WhenFull,
     )
     from edged.domain.topology.topology import Topology
     from edged.domain.topology.training import (
@@ -101,6 +104,7 @@ __all__ = [
     "Optimizer",
     "Outer",
     "Protocol",
+    "Retention",
     "Role",
     "S3Access",
     "Sampling",
@@ -111,10 +115,12 @@ __all__ = [
     "Source",
     "Step",
     "Stream",
+    "StreamRetention",
     "Tls",
     "Topology",
     "Training",
     "Transport",
+    "WhenFull",
 ]
 
 _LIGHTEST_FIRST = ("devices", "nodes", "training", "job", "topology")

@@ -22,7 +22,7 @@ _SECTIONS = (
 _TAKEN: Mapping[type, frozenset[str]] = {
     LogSettings: frozenset({"level", "resources_s"}),
     Cache: frozenset({"disk_writes_per_day"}),
-    Archive: frozenset({"flush_s", "flush_bytes"}),
+    Archive: frozenset({"flush_s", "flush_bytes", "retention"}),
     Training: frozenset({"checkpoint_s"}),
 }
 

@@ -64,10 +64,40 @@ class HdfsAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamRetention:
+    """What the archive keeps of one stream; None: without this limit."""
+
+    name: str
+    age_s: float | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What the archive keeps of each stream: files up to an age and to so many bytes together; None: without a limit.
+
+    `streams`: those with limits of their own instead.
+    """
+
+    age_s: float | None = None
+    size: int | None = None
+    streams: tuple[StreamRetention, ...] = ()
+
+    def of(self, stream: str) -> StreamRetention:
+        """What is kept of this stream."""
+        own = (each for each in self.streams if each.name == stream)
+        return next(own, StreamRetention(stream, self.age_s, self.size))
+
+
+WhenFull = Literal["reject", "oldest_first"]
+
+
+@dataclass(frozen=True, slots=True)
 class Archive:
     """`flush_s`, `flush_bytes`: age and size at which a file is written, whichever comes first; see `flush_age_s`.
 
-    `trim`: whether it deletes from Kafka what it has archived. `s3`, `hdfs`: with a `url` of that kind.
+    `trim`: whether it deletes from Kafka what it has archived. `retention`: what it keeps. `when_full`: what it does
+    when a local disk is full: write nothing, or delete the oldest. `s3`, `hdfs`: with a `url` of that kind.
     """
 
     name: str
@@ -75,6 +105,8 @@ class Archive:
     flush_s: float | None = None
     flush_bytes: int = 32 * MIB
     trim: bool = False
+    retention: Retention = Retention()
+    when_full: WhenFull = "reject"
     s3: S3Access = S3Access()
     hdfs: HdfsAccess = HdfsAccess()
 

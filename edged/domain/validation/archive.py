@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Archive, Topology
 from edged.domain.validation.finding import Finding
 
@@ -18,6 +19,7 @@ def problems(topology: Topology) -> Iterator[Finding]:
     yield from _one_archive(topology)
     for i, archive in enumerate(topology.archive):
         at = f"archive[{i}]"
+        yield from _retention(f"{at}.retention", archive, topology)
         found = list(_url(f"{at}.url", archive.url))
         yield from found
         if not found:
@@ -62,6 +64,12 @@ def _one_archive(topology: Topology) -> Iterator[Finding]:
                 f'not that of "{first.name}": the archive nodes of a site share the work on one archive',
                 needs=("archive[].url", "archive[].s3.endpoint"),
             )
+        elif archive.retention != first.retention:
+            yield Finding(
+                f"{at}.retention",
+                f'not that of "{first.name}": what is forgotten would depend on which node has a source',
+                needs=("archive[].url", "archive[].retention"),
+            )
 
 
 def _several_nodes(topology: Topology) -> Iterator[Finding]:
@@ -100,6 +108,23 @@ def _url(path: str, url: str) -> Iterator[Finding]:
         yield Finding(path, "s3:// takes a bucket", "s3://bucket/folder; the gateway's address is s3: {endpoint: …}")
     elif parts.scheme == "hdfs" and port in _WEB_PORTS:
         yield Finding(path, f"{port} is the NameNode's web port", "hdfs:// takes its RPC port, usually 8020")
+
+
+def _retention(at: str, archive: Archive, topology: Topology) -> Iterator[Finding]:
+    names = [stream.name for stream in topology.streams]
+    for each in archive.retention.streams:
+        if each.name not in names:
+            yield Finding(
+                f"{at}.streams.{each.name}",
+                f'there is no stream "{each.name}"',
+                did_you_mean(each.name, names) or f"there are {', '.join(names)}",
+                ("streams",),
+            )
+    if archive.when_full != "reject" and not archive.url.startswith("file:"):
+        path = at.removesuffix(".retention")
+        yield Finding(
+            f"{path}.when_full", "only file:// uses it", "retention: {size: …} keeps a store small", (f"{path}.url",)
+        )
 
 
 def _access(at: str, archive: Archive) -> Iterator[Finding]:

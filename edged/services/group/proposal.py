@@ -6,10 +6,10 @@ Any member may: the first Begin in the log counts, and a second one changes noth
 from collections.abc import Mapping
 
 from edged.aio import run_in_worker
-from edged.domain.archive.snapshot import Snapshot
+from edged.domain.archive.snapshot import Snapshot, without_floors
 from edged.domain.group import formats, plan, sharding
 from edged.domain.group.formats import Announcement
-from edged.domain.group.records import Begin
+from edged.domain.group.records import WITH_FLOORS, Begin
 from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
@@ -117,4 +117,6 @@ async def proposal(
     batches = await run_in_worker(plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     steps = -(-batches // training.exchange.sync_every)
     members = shares(group)
-    return Begin(epoch, members, dict(snapshot.ends), steps, weights, edge, *formats.agreed(announced, members))
+    can = formats.agreed(announced, members)
+    ends = snapshot.ends if can.format >= WITH_FLOORS else without_floors(snapshot.ends)
+    return Begin(epoch, members, dict(ends), steps, weights, edge, *can)

@@ -18,11 +18,14 @@ from edged.domain.topology import (
     Mechanism,
     Mqtt,
     Protocol,
+    Retention,
     S3Access,
     Security,
     Stream,
+    StreamRetention,
     Tls,
     Transport,
+    WhenFull,
 )
 from edged.topology_file.kinds.lists import Listing
 from edged.topology_file.kinds.scalars import (
@@ -38,7 +41,7 @@ from edged.topology_file.kinds.scalars import (
     duration,
     size,
 )
-from edged.topology_file.kinds.sections import Key, Section, section
+from edged.topology_file.kinds.sections import Key, Named, Section, section
 
 _TIB = MIB << 20
 
@@ -179,6 +182,29 @@ _HDFS = section(
     keytab=Key(FILE_PATH, "the keytab with its key"),
 )
 
+_LIMITS = {
+    "age": Key(duration(60, 100 * 365 * 86_400), "files older than this are forgotten"),
+    "size": Key(size(MIB, _TIB << 10), "of the files of a stream together; the oldest beyond it are forgotten"),
+}
+
+
+def _stream_retention(*, name: str, age: float | None, size: int | None) -> StreamRetention:
+    return StreamRetention(name, age, size)
+
+
+_RETENTION = section(
+    Retention,
+    "What the archive keeps of each stream; without limits all.",
+    **_LIMITS,
+    streams=Key(
+        Named(
+            Section(_stream_retention, "What it keeps of this stream.", _LIMITS, dict.fromkeys(_LIMITS)),
+            "stream",
+        ),
+        "streams with limits of their own instead, by name; {} keeps all",
+    ),
+)
+
 ARCHIVE = section(
     Archive,
     "The archive: it keeps all samples and streams epochs of them back.",
@@ -189,6 +215,10 @@ ARCHIVE = section(
     ),
     flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or once its samples fill this much"),
     trim=Key(Switch(), "delete from Kafka what is archived; needs the right to"),
+    retention=Key(_RETENTION, "how much it keeps of each stream"),
+    when_full=Key(
+        Choice(get_args(WhenFull)), "with file:// on a full disk: archive nothing, or delete the oldest at once"
+    ),
     s3=Key(_S3, "with an s3:// URL, how to reach the bucket"),
     hdfs=Key(_HDFS, "with an hdfs:// URL, how to reach HDFS"),
 )

@@ -1,7 +1,7 @@
 """A storage that refuses all is retried, and what one source meets is that source's alone; both are reported."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -9,6 +9,7 @@ from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
+from edged.domain.archive.retention import Deleted, Limits, Step
 from edged.errors import ArchiveConflict, ArchiveFull, ArchiveUnavailable, EdgedError, SourceRefused, StorageError
 from edged.ports import SourceEnd
 from tests.support.archive_samples import pack
@@ -39,6 +40,56 @@ async def test_appending_is_retried_until_the_storage_accepts_it():
     assert store.blocks("fashion", "pi-a") == {0: pack(0)}
     assert health.history == [("degraded", "archive"), ("recovered", "archive")]
     assert archive.tries == 3
+
+
+class Making:
+    """A store whose oldest files make room so often."""
+
+    def __init__(self, times: int, failure: EdgedError | None = None) -> None:
+        self.times = times
+        self.failure = failure
+        self.asked: list[int] = []
+
+    def retain(self, stream: str, limits: Limits, is_ours: Callable[[str], bool]) -> Iterator[Step]:
+        raise NotImplementedError
+
+    def reserve(self) -> None:
+        raise NotImplementedError
+
+    def make_room(self, num_bytes: int) -> Iterator[Step]:
+        self.asked.append(num_bytes)
+        if self.failure:
+            raise self.failure
+        if len(self.asked) <= self.times:
+            yield Deleted("fashion", "pi-a", 4, 4, num_bytes)
+
+
+async def test_where_the_oldest_may_go_a_full_disk_holds_nothing_up():
+    store, health, making = Refusing(ArchiveFull("no space"), ArchiveFull("no space")), RecordingHealth(), Making(2)
+    archive = RetryingArchive(store, health, lambda _: Backoff(60, 60), retained=making, room_bytes=100)
+
+    await archive.append("fashion", "pi-a", [(0, pack(0))])
+
+    assert making.asked == [100, 100]
+    assert health.history == []
+
+
+@pytest.mark.parametrize("failure", [None, ArchiveFull("no space"), StorageError("no right to")])
+async def test_where_nothing_more_may_go_it_is_told_and_tried_again(failure):
+    store, health, making = Refusing(ArchiveFull("no space")), RecordingHealth(), Making(0, failure)
+    archive = RetryingArchive(store, health, lambda _: Backoff(0.001, 0.001), retained=making, room_bytes=100)
+
+    await archive.append("fashion", "pi-a", [(0, pack(0))])
+
+    assert health.history == [("degraded", "archive"), ("recovered", "archive")]
+
+
+async def test_only_a_full_disk_takes_the_oldest():
+    making = Making(1)
+    store = Refusing(ArchiveUnavailable("reset"))
+    archive = RetryingArchive(store, RecordingHealth(), lambda _: Backoff(0.001, 0.001), retained=making)
+    await archive.append("fashion", "pi-a", [(0, pack(0))])
+    assert making.asked == []
 
 
 async def test_resuming_gives_the_end_and_the_cursors():

@@ -90,6 +90,16 @@ def test_records_of_all_formats_are_read():
     assert "backend" not in json.loads(tensors.decode(encode(BEGIN_2))[1]["record"])
 
 
+def test_a_begin_names_floors_where_its_format_has_them_and_nowhere_else():
+    floors = {"_floor.pi-a": 3, "_floor._train.birds": 5, "pi-a": 7}
+    begin = replace(BEGIN_3, format=4, ends=floors)
+    assert decode(encode(begin)) == begin
+    assert version(encode(begin)) == "exchange/4"
+    for change in ({"format": 3}, {"ends": {"_floor.": 3}}, {"ends": {"_floor._floor.pi-a": 3}}):
+        with pytest.raises(FormatError):
+            replace(begin, **change)
+
+
 def test_a_begin_names_a_backend_where_its_format_has_one_and_nowhere_else():
     """Who knows the older format only rejects what it does not know, and all must reject the same."""
     with pytest.raises(FormatError, match="backend"):
@@ -110,8 +120,8 @@ def test_a_begin_in_another_format_than_it_names_is_refused():
 
 
 def test_a_later_format_is_refused_in_words():
-    with pytest.raises(AnotherVersion, match="'exchange/4', of another version"):
-        decode(encode(PART).replace(b"exchange/1", b"exchange/4"))
+    with pytest.raises(AnotherVersion, match="'exchange/5', of another version"):
+        decode(encode(PART).replace(b"exchange/1", b"exchange/5"))
 
 
 def test_the_author_of_a_small_record_is_known():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain.topology import Archive, HdfsAccess, S3Access, Topology
+from edged.domain.topology import Archive, HdfsAccess, Retention, S3Access, StreamRetention, Topology
 from tests.support.valid_topology import VALID, problems, warnings, with_training
 
 WARNED = 'the stream "tiles" is trained on live: an edge that lags, or was away, misses what has been deleted meanwhile'
@@ -45,6 +45,23 @@ def test_several_nodes_that_do_not_all_trim_are_a_warning():
     told = 'not as that of "vault-0": what is deleted from Kafka depends on which node has a source'
 
     assert ("archive[1].trim", told) in warnings(of_nodes("hdfs://n/x", "hdfs://n/x", trim=True))
+
+
+def test_several_nodes_forget_by_the_same_limits():
+    told = 'not that of "vault-0": what is forgotten would depend on which node has a source'
+
+    assert problems(of_nodes("s3://b/x", "s3://b/x", retention=Retention(60.0))) == [("archive[1].retention", told)]
+
+
+def test_limits_are_of_streams_that_there_are_and_a_full_disk_is_a_local_one():
+    retention = Retention(streams=(StreamRetention("tile", 60.0),))
+
+    found = problems(of_nodes("hdfs://n/x", retention=retention, when_full="oldest_first"))
+
+    assert found == [
+        ("archive[0].retention.streams.tile", 'there is no stream "tile"'),
+        ("archive[0].when_full", "only file:// uses it"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -626,7 +626,7 @@ async def test_a_rolling_upgrade_does_not_stop_a_group(log_lines, monkeypatch, m
 
     begins = [version for kind, version in formats_of(world) if kind == "Begin"]
     assert begins == sorted(begins)
-    assert begins[-1] == "exchange/3"
+    assert begins[-1] == "exchange/4"
     assert {version for kind, version in formats_of(world) if kind in {"Join", "Leave"}} == {"exchange/1"}
     assert not world.events("exchange.diverged")
     assert not world.events("exchange.rejected")
