@@ -33,6 +33,20 @@ def test_what_is_below_is_deleted_when_nobody_reads_it_any_more():
     assert floor.forgotten(10) == Floor(20, (Raise(20, 2_000),))
 
 
+def test_however_often_it_rises_it_can_be_read_and_what_is_below_is_deleted():
+    floor = Floor(0)
+    for step in range(1, 5001):
+        floor = floor.raised(step, step)
+    assert floors.decode(floors.encode(floor)) == floor
+    assert floor.deletable(4999) == 4999
+    assert floor.forgotten(4999) == Floor(5000, (Raise(5000, 5000),))
+
+
+def test_what_is_left_below_a_floor_that_remembers_no_rise_may_go():
+    """Such as an index that a writer brought back who had slept."""
+    assert Floor(7).deletable(0) == 7
+
+
 def _floor(first: object = 9, raises: object = (), version: int = 1) -> str:
     return json.dumps({"edged": f"archive_floor/{version}", "first": first, "raises": raises})
 

@@ -84,6 +84,14 @@ def test_files_are_added_behind_and_taken_from_the_end(one, other):
     assert [each[:10] for each in joined.until(len(one)).files()] == [each[:10] for each in one.files()]
 
 
+def test_files_are_taken_from_the_beginning():
+    files = [file(3, 5), damaged(5, 9), file(9, 12)]
+    for offset, left in ((0, 3), (4, 3), (5, 2), (11, 1), (12, 0)):
+        assert same(
+            index_of(0, files).behind(offset), replace(index_of(0, files[3 - left :]), logs=index_of(0, files).logs)
+        )
+
+
 def test_what_is_regular_costs_nothing():
     """A file of one block every ten seconds for a week."""
     index = index_of(0, [file(number, number + 1) for number in range(SEGMENT)])

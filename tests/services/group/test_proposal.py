@@ -1,9 +1,16 @@
 """Which member proposes the next epoch, and when."""
 
+import numpy as np
+import pytest
+
+from edged.domain.archive.snapshot import Snapshot
+from edged.domain.group.formats import Announcement
 from edged.domain.group.state import State
+from edged.domain.nn import param_vector
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
 from edged.services.group.log.group_log import GroupAddress
-from edged.services.group.proposal import Turn
+from edged.services.group.proposal import Turn, proposal
+from tests.support.group_world import GROUP_TRAINING
 from tests.support.histories import EDGES, gradient, join, outcome, run, started
 
 ASH, BIRCH, CEDAR = EDGES
@@ -80,3 +87,18 @@ def test_a_proposal_without_effect_is_repeated():
     first, second = proposals(turn_of(ASH), after_tests_of(*EDGES), range(50))
     assert first == 0
     assert FIRST_DEADLINE_S <= second <= FIRST_DEADLINE_S + 1
+
+
+@pytest.mark.parametrize(("can", "named"), [(4, {"_floor.ash": 1, "ash": 2}), (3, {"ash": 2})])
+async def test_an_epoch_names_the_floors_of_its_snapshot_where_all_members_know_them(monkeypatch, can, named):
+    """Others have all that is still kept."""
+    group = joined(*EDGES)
+    source, offset, rows, num_bytes = (np.array([value], np.int64) for value in (0, 1, 64, 64))
+    snapshot = Snapshot(("ash",), source, offset, rows, num_bytes, {"_floor.ash": 1, "ash": 2})
+    monkeypatch.setattr(param_vector, "digest", lambda _params: group.weights)
+    announced = {edge: Announcement(can if edge == CEDAR else 4) for edge in EDGES}
+
+    begin = await proposal(group, ASH, snapshot, GROUP_TRAINING, 0, {}, announced)
+
+    assert begin is not None
+    assert (begin.ends, begin.format) == (named, can)
