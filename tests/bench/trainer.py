@@ -65,7 +65,8 @@ def use_avx2(folder: Path) -> None:
     newer = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
     instructions.update(
         OPENBLAS_CORETYPE="Haswell", NPY_DISABLE_CPU_FEATURES=newer, ONEDNN_MAX_CPU_ISA="AVX2",
-        ATEN_CPU_CAPABILITY="avx2", EDGED_BENCH_KERNELS=str(folder), EDGED_BENCH_CFLAGS="-march=x86-64-v3",
+        MKL_ENABLE_INSTRUCTIONS="AVX2", ATEN_CPU_CAPABILITY="avx2", EDGED_BENCH_KERNELS=str(folder),
+        EDGED_BENCH_CFLAGS="-march=x86-64-v3",
     )  # fmt: skip
 
 

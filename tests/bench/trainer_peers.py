@@ -124,7 +124,7 @@ class Edged:
         if "EDGED_BENCH_KERNELS" not in os.environ:
             return compiled()
         folder = Path(os.environ["EDGED_BENCH_KERNELS"])
-        library = load(fitting(folder)[0], folder)
+        library = load(next(each for each in fitting(folder) if (folder / each.file).exists()), folder)
         declare(library)
         return CompiledBackend(library)
 
