@@ -1,6 +1,8 @@
 """How many cores there are for this process: by its affinity, and by the quotas of its control groups."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -39,6 +41,17 @@ def test_cores_that_the_process_may_not_use_do_not_count(tmp_path):
     finally:
         os.sched_setaffinity(0, allowed)
     assert num_cores(tmp_path) == len(allowed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be kept to some CPUs here")
+def test_no_library_that_a_trainer_loads_keeps_its_lanes_to_one_core_as_openmp_can():
+    """https://github.com/pytorch/pytorch/issues/101850: with such settings libgomp does, as soon as it is loaded."""
+    code = (
+        "import os; before = os.sched_getaffinity(0); import edged.app.jobs; import numpy as np; "
+        "np.ones((300, 300)) @ np.ones((300, 300)); assert os.sched_getaffinity(0) == before"
+    )
+    pinned = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "GOMP_CPU_AFFINITY": "0", "KMP_AFFINITY": "compact,1,0"}
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **pinned})
 
 
 @pytest.mark.usefixtures("sixteen_cpus")
