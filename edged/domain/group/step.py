@@ -56,6 +56,14 @@ def apply_step(training: Training, state: TrainState, group: State, closed: Clos
     state.position = replace(state.position, step=closed.step + 1, sample=num_samples)
 
 
+def is_useless(state: TrainState, group: State) -> bool:
+    """Whether the running epoch, up to the present step, had nothing to train on: such a one does not count.
+
+    All members answer alike at its end. One that ended early, or diverged, may have had something.
+    """
+    return not (state.tally.num_samples or group.is_abandoned or group.diverged_steps)
+
+
 def roll_back(state: TrainState, diverged: Diverged) -> None:
     """Training has diverged: restore the fallback's weights, and halve the learning rate if training continues.
 

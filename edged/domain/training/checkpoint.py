@@ -17,11 +17,8 @@ from edged.domain import format_version, tensors
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.nn.backend import NUMPY, is_backend
 from edged.domain.nn.model import Division
-from edged.domain.training.state import EpochMetrics, Fallback, Params, Position, Tally, TrainState
+from edged.domain.training.state import MAX_HISTORY, EpochMetrics, Fallback, Params, Position, Tally, TrainState
 from edged.errors import AnotherVersion, CheckpointCorrupt, FormatError, TopologyMismatch
-
-MAX_HISTORY = 100
-"""Epochs whose metrics are kept."""
 
 _VERSION, _FORMER_VERSION = "checkpoint/7", "checkpoint/6"
 """The former one does not name a backend: what was before the others was numpy."""

@@ -13,6 +13,9 @@ from edged.domain.nn.model import Division
 
 Params = dict[str, npt.NDArray[np.float32]]
 
+MAX_HISTORY = 100
+"""Epochs whose metrics are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -119,6 +122,15 @@ class TrainState:
     def generation(self) -> int:
         """The number of its checkpoint: its step."""
         return self.position.step
+
+    @property
+    def num_useless(self) -> int:
+        """Epochs so far that had nothing to train on: in a group they have a number, but no metrics, and do not count.
+
+        Those before the oldest of MAX_HISTORY metrics are forgotten.
+        """
+        oldest = self.history[0].epoch if len(self.history) >= MAX_HISTORY else 0
+        return self.position.epoch - oldest - len(self.history)
 
     def is_finite(self) -> bool:
         """Whether all weights are finite."""

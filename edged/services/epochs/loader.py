@@ -139,12 +139,12 @@ class EpochLoader:
         """Whether the present plan is that epoch's."""
         return self._plans.is_present(epoch)
 
-    async def survey(self) -> Snapshot | None:
+    async def survey(self, useless: Mapping[str, int] | None = None) -> Snapshot | None:
         """The archive as it is now; None while that is not known yet, or while there is nothing to train on.
 
-        Does not wait for the reply: call it again.
+        `useless`: its ends when that was so. Does not wait for the reply: call it again.
         """
-        return await self._plans.survey()
+        return await self._plans.survey(useless)
 
     async def look_ahead(self) -> bool:
         """After the present epoch's last window: ask for the next epoch's first ones, if it can be drawn ahead.

@@ -153,10 +153,10 @@ class EpochPlans:
             await self._planner.close(self.present.plan, compute_s=compute_s, fetch_s=fetch_s)
             self._is_closed = True
 
-    async def survey(self) -> Snapshot | None:
+    async def survey(self, useless: Mapping[str, int] | None = None) -> Snapshot | None:
         """The archive as it is now; None while that is not known yet, or while there is nothing to train on.
 
-        Does not wait for the reply: call it again.
+        `useless`: its ends when that was so. Does not wait for the reply: call it again.
         """
         now = asyncio.get_running_loop().time()
         if self._next_snapshot is None and now >= self._empty_until:
@@ -165,8 +165,9 @@ class EpochPlans:
         if self._next_snapshot is None or not self._next_snapshot.is_complete:
             return None
         snapshot = self._next_snapshot.snapshot()
-        if await run_in_worker(lambda: train_split(snapshot, self._test_fraction).is_empty):
-            if not self._empty_until:
+        is_empty = await run_in_worker(lambda: train_split(snapshot, self._test_fraction).is_empty)
+        if is_empty or snapshot.ends == useless:
+            if is_empty and not self._empty_until:
                 logger().info("epoch.empty", epoch=0 if self._present is None else self._present.plan.epoch + 1)
             self._next_snapshot, self._empty_until = None, now + EMPTY_RETRY_S
             return None

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from edged.aio import run_in_worker
 from edged.domain.group import formats, gradient_log, membership, state_json
+from edged.domain.group import step as group_step
 from edged.domain.group.formats import Announcement
 from edged.domain.group.records import Begin, Close, Join, Leave, Tested
 from edged.domain.group.records import Record as GroupRecord
@@ -101,6 +102,11 @@ class Follower:
     def running(self) -> int:
         """The epoch that the group has begun last; -1 before the first."""
         return -1 if self.group.begin is None else self.group.begin.epoch
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether the running epoch had nothing to train on so far."""
+        return self.group.begin is not None and group_step.is_useless(self.state, self.group)
 
     @property
     def last_closed(self) -> Closed | None:
@@ -206,7 +212,8 @@ class Follower:
         self._traffic.count(action)
 
     def _end_epoch(self, group: State, sums: HeldOutSums) -> None:
-        self._ended.append(self._member.end_epoch(group, sums, self._traffic))
+        counts = not self.is_useless
+        self._ended.append(self._member.end_epoch(group, sums, self._traffic, counts=counts))
         self._traffic = Traffic()
 
     def _log_action(self, action: Action, offset: int, now: float) -> None:
@@ -238,7 +245,8 @@ class Follower:
         for each in ended:
             each.log()
         await self.save()
-        await self._checkpointing.deploy(self.state, self._member.tested.calibration)
+        if any(each.counts for each in ended):
+            await self._checkpointing.deploy(self.state, self._member.tested.calibration)
         if ended[-1].announcer == self.address.edge and not self._catches_up:
             await self._publisher.announce(self.state)
 

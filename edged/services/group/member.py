@@ -69,7 +69,7 @@ class Member:
             )
             raise RecoveryNeeded(Reason.WRONG_WEIGHTS, min_step=position.step)
 
-    def end_epoch(self, group: State, sums: HeldOutSums, traffic: Traffic) -> GroupEpoch:
+    def end_epoch(self, group: State, sums: HeldOutSums, traffic: Traffic, *, counts: bool) -> GroupEpoch:
         """End the epoch with the group's test `sums`. `traffic`: the sums of its exchange."""
         members = tuple(each.edge for each in self.last.contributions) if self.last is not None else ()
         learnt = end_epoch(
@@ -79,9 +79,10 @@ class Member:
             num_samples=sums.num_samples,
             num_correct=sums.num_correct,
             loss=sums.loss,
+            counts=counts,
         )
         announcer = next(iter(group.in_sync or members), "")
-        return GroupEpoch(learnt, members, param_vector.digest(self.state.params), announcer, traffic)
+        return GroupEpoch(learnt, members, param_vector.digest(self.state.params), announcer, traffic, counts)
 
     def take_over(self, state: TrainState) -> None:
         """Continue from another member's state, divided into lanes as before."""

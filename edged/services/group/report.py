@@ -48,7 +48,8 @@ class Traffic:
 class GroupEpoch(NamedTuple):
     """A finished epoch. `members`: who contributed to its last step. `weights`: the digest of its final weights.
 
-    `announcer`: the edge that publishes these weights as a checkpoint; empty when no edge can.
+    `announcer`: the edge that publishes these weights as a checkpoint; empty when no edge can. `counts`: whether it had
+    anything to train on.
     """
 
     learnt: EndedEpoch
@@ -56,10 +57,12 @@ class GroupEpoch(NamedTuple):
     weights: str
     announcer: str
     traffic: Traffic
+    counts: bool
 
     def log(self) -> None:
-        """Log what was learnt, then what the exchange of gradients took."""
-        self.learnt.log()
+        """Log what was learnt, if anything, then what the exchange of gradients took."""
+        if self.counts:
+            self.learnt.log()
         metrics, traffic = self.learnt.metrics, self.traffic
         logger().info(
             "exchange.epoch",

@@ -8,6 +8,7 @@ for which member proposes an epoch.
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import Executor
 
 from edged.domain.group.plan import GroupPlan
@@ -35,6 +36,10 @@ LEAVE_S = 2.0
 """How long a stop waits for the log to take the Leave; without it the others wait for two deadlines, no more."""
 
 _SURVEY_POLL_S = 0.1
+
+_USELESS_RETRY_S = 600.0
+"""An epoch that had nothing to train on is tried again after that long even where the archive has not changed: members
+may have missed its steps for other reasons."""
 
 
 class GroupTrainer:
@@ -89,7 +94,7 @@ class GroupTrainer:
             self._checkpointing, self._learner, job=self._job, source=self.training.source
         )
         self._follower.restore(state)
-        if is_restored and state.position.epoch and not state.position.sample:
+        if is_restored and state.history and not state.position.sample:
             await self._checkpointing.deploy(state)  # a crash may have come between saving and deploying
         self._stopwatch.start()
         try:
@@ -142,7 +147,12 @@ class GroupTrainer:
 
     @property
     def _is_over(self) -> bool:
-        return self.state.position.epoch >= self.training.epochs
+        return self._is_last(self.state.position.epoch)
+
+    def _is_last(self, num_epochs: int) -> bool:
+        """Whether as many epochs, with those that do not count, are all; of them the running one may not be over."""
+        is_useless = self._follower.running == self.state.position.epoch < num_epochs and self._follower.is_useless
+        return num_epochs - self.state.num_useless - is_useless >= self.training.epochs
 
     # membership
 
@@ -223,7 +233,10 @@ class GroupTrainer:
             await self._epochs.end()
         else:
             await self._draw(begin)
-        self._expect_next()
+        if self._follower.is_useless:
+            logger().warning("epoch.useless", epoch=begin.epoch, samples=self._epochs.num_samples)
+        else:
+            self._expect_next()
         begun_at = _now()
         tested: Evaluation | None = None
         with contextlib.suppress(DivergedError):
@@ -262,23 +275,28 @@ class GroupTrainer:
             test_s=self._test_s,
             first_deadline_s=self._first_deadline_s,
         )
+        retry_at = _now() + _USELESS_RETRY_S
         with self._liveness.waiting():
             while self._follower.running < epoch:
-                has_drawn = epoch < self.training.epochs and self._epochs.has_drawn(epoch - 1)
+                has_drawn = not self._is_last(epoch) and self._epochs.has_drawn(epoch - 1)
                 timeout_s = POLL_S if not has_drawn or await self._epochs.look_ahead() else _SURVEY_POLL_S
                 if turn.is_ready(self._follower.group, _now()):
-                    if epoch >= self.training.epochs:
+                    if self._is_last(epoch):
                         return False
                     if turn.should_propose(self._follower.group, _now()):
                         timeout_s = _SURVEY_POLL_S
-                        if await self._propose(epoch):
+                        useless = self._follower.begin.ends if self._follower.is_useless else None
+                        if await self._propose(epoch, useless if _now() < retry_at else None):
                             turn.proposed(_now())
                 await self._follower.poll(timeout_s)
         return True
 
-    async def _propose(self, epoch: int) -> bool:
-        """Propose the epoch; False when the archive's snapshot is not known yet, or this member cannot propose."""
-        snapshot = await self._epochs.survey()
+    async def _propose(self, epoch: int, useless: Mapping[str, int] | None) -> bool:
+        """Propose the epoch; False when this member cannot, or does not know yet of an archive with more in it.
+
+        `useless`: the archive's ends when it had nothing to train on.
+        """
+        snapshot = await self._epochs.survey(useless)
         if snapshot is None:
             return False
         if epoch == 0:

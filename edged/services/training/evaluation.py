@@ -16,9 +16,8 @@ import numpy.typing as npt
 from edged.aio import in_worker
 from edged.domain.topology import Training
 from edged.domain.training import anomaly
-from edged.domain.training.checkpoint import MAX_HISTORY
 from edged.domain.training.learner import Learner
-from edged.domain.training.state import EpochMetrics, LaneTime, Tally, TrainState
+from edged.domain.training.state import MAX_HISTORY, EpochMetrics, LaneTime, Tally, TrainState
 from edged.log import logger
 from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.left_out import LOSS_NOT_FINITE
@@ -132,10 +131,12 @@ def end_epoch(
     num_samples: int | None = None,
     num_correct: int = 0,
     loss: float = 0.0,
+    counts: bool = True,
 ) -> EndedEpoch:
     """Close the present epoch of `state` and start the next: its metrics go into the history. Does not wait.
 
-    `own`: what was tested here; the other arguments, where given, are the sums over all members of a group.
+    `own`: what was tested here; the sums, where given, are over all members of a group. An epoch that does not count
+    leaves no metrics.
     """
     if num_samples is None:
         num_samples, num_correct = own.num_samples, own.num_correct
@@ -151,7 +152,8 @@ def end_epoch(
         num_correct / num_samples if num_samples and is_classifier else None,
         None if is_classifier else anomaly.threshold(own.losses),
     )
-    state.history = (*state.history, metrics)[-MAX_HISTORY:]
+    if counts:
+        state.history = (*state.history, metrics)[-MAX_HISTORY:]
     state.position = replace(position, epoch=position.epoch + 1, sample=0)
     lane_time = state.lane_time
     state.tally, state.lane_time, state.ends, state.plan = Tally(), LaneTime(), None, ""

@@ -13,6 +13,7 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense
 from edged.domain.topology import Adam, Constant, Exchange, Outer, Sgd, Training
 from edged.domain.training.learner import Learner
+from edged.domain.training.state import Tally
 
 TRAINING = Training("climate", (Dense(2),), optimizer=Sgd(0.5, momentum=0.0), exchange=Exchange("all_reduce"))
 BEGIN = Begin(3, {"pi-a": 1.0}, {"pi-a": 80}, 4, "0" * 64, "pi-a")
@@ -132,3 +133,20 @@ def test_a_rollback_before_the_first_step_keeps_the_weights():
     group_step.roll_back(state, Diverged(continues=False))
 
     assert (param_vector.digest(state.params), state.slowdowns) == (before, 0)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "group", "is_useless"),
+    [
+        (0, GROUP, True),
+        (1, GROUP, False),
+        (0, replace(GROUP, is_abandoned=True), False),
+        (0, replace(GROUP, diverged_steps=1), False),
+    ],
+    ids=["nothing", "a sample", "abandoned", "diverged"],
+)
+def test_an_epoch_is_useless_when_it_was_made_and_had_nothing_to_train_on(num_samples, group, is_useless):
+    state = initial(TRAINING)
+    state.tally = Tally(num_samples)
+
+    assert group_step.is_useless(state, group) is is_useless

@@ -14,7 +14,7 @@ from edged.domain.nn.model import Division
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Stream, Training, job
 from edged.domain.training import checkpoint
-from edged.domain.training.state import EpochMetrics, Fallback, Position, Tally, TrainState
+from edged.domain.training.state import MAX_HISTORY, EpochMetrics, Fallback, Position, Tally, TrainState
 from edged.errors import AnotherVersion, CheckpointCorrupt, TopologyMismatch
 
 STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))
@@ -173,4 +173,4 @@ def test_an_intact_blob_with_values_of_another_type_is_corrupt(monkeypatch, key,
 def test_the_history_is_bounded():
     state = make_state()
     state.history = state.history * 200
-    assert len(checkpoint.decode(checkpoint.encode(state), job=JOB).history) == checkpoint.MAX_HISTORY
+    assert len(checkpoint.decode(checkpoint.encode(state), job=JOB).history) == MAX_HISTORY

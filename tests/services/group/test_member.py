@@ -100,11 +100,20 @@ def test_an_ended_epoch_names_the_contributors_of_its_last_step_and_who_publishe
     member, _ = make()
     member.apply(GROUP, closed(0, ASH, BIRCH))
     traffic = Traffic(steps=4)
-    ended = member.end_epoch(GROUP, TESTED, traffic)
+    ended = member.end_epoch(GROUP, TESTED, traffic, counts=True)
     assert (ended.members, ended.announcer, ended.traffic) == ((ASH, BIRCH), ASH, traffic)
     assert ended.weights == param_vector.digest(member.state.params)
     in_sync = replace(GROUP, weights_by_edge={BIRCH: ended.weights})
-    assert member.end_epoch(in_sync, TESTED, traffic).announcer == BIRCH
+    assert member.end_epoch(in_sync, TESTED, traffic, counts=True).announcer == BIRCH
+
+
+def test_an_epoch_that_does_not_count_has_a_number_and_no_metrics():
+    member, _ = make()
+    before = member.state.num_useless
+    member.end_epoch(GROUP, TESTED, Traffic(), counts=False)
+    assert (member.state.history, member.state.num_useless) == ((), before + 1)
+    member.end_epoch(GROUP, TESTED, Traffic(), counts=True)
+    assert (len(member.state.history), member.state.num_useless) == (1, before + 1)
 
 
 def test_divergence_is_logged_and_drops_the_pending_gradient(log_lines):

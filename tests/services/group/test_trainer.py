@@ -36,7 +36,7 @@ from tests.support.group_world import (
     is_finished,
 )
 from tests.support.holes import hide
-from tests.support.training_world import CrashError, default_blocks
+from tests.support.training_world import CrashError, default_blocks, make_pack
 
 pytestmark = pytest.mark.looptime
 
@@ -193,6 +193,44 @@ async def test_an_epoch_whose_members_died_is_abandoned_by_a_member_that_joined_
     back = world.trainer("pi-a")
     await world.finish(back, servers=[world.server()] if servers else [])
     weights([late, back])
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+async def test_an_epoch_with_nothing_to_train_on_does_not_count_and_the_group_waits_for_other_samples(log_lines, mode):
+    training = replace(GROUP_TRAINING, exchange=Exchange(mode), optimizer=Sgd(0.5))
+    world = GroupWorld(TWO, training=training)
+    good = world.log.blocks
+    world.log.blocks = {BlockRef("pi-a", 100 + i): make_pack(i, 10, unlabelled=range(10)) for i in range(3)}
+    trainers = all_of(world)
+    servers = [world.server()] if world.has_server else []
+    async with world.running(*trainers, *servers) as tasks, asyncio.timeout(TIMEOUT_S):
+        await until(lambda: len(world.events("epoch.useless")) > 0 or any(task.done() for task in tasks))
+        await asyncio.sleep(120)
+        assert [line["epoch"] for line in world.events("epoch.useless")] == [0, 0], (
+            "the same samples are not read again"
+        )
+        assert all(each.progress().idle for each in trainers)
+        assert [host.store.newest_model() for host in world.hosts.values()] == [None, None]
+        world.log.blocks = world.log.blocks | good
+        await until(lambda: len(trainers[0].state.history) == len(trainers[1].state.history) == 2)
+        await until(lambda: all(each.progress().idle for each in trainers) and len(world.events("train.finished")) == 2)
+    weights(trainers)
+    for each in trainers:
+        assert (each.state.position.epoch, each.state.num_useless) == (3, 1)
+    lines = world.events("train.epoch")
+    assert sorted(line["epoch"] for line in lines) == [1, 1, 2, 2]
+    assert all(line["samples"] > 0 for line in lines)
+    assert all(host.store.newest_model() is not None for host in world.hosts.values())
+
+
+async def test_over_the_same_archive_a_useless_epoch_is_tried_again_after_ten_minutes(log_lines):
+    world = GroupWorld(ONE)
+    world.log.blocks = {BlockRef("pi-a", 100): make_pack(0, 10, unlabelled=range(10))}
+    async with world.running(world.trainer("pi-a")), asyncio.timeout(TIMEOUT_S):
+        await until(lambda: len(world.events("epoch.useless")) == 1)
+        begun = asyncio.get_running_loop().time()
+        await until(lambda: len(world.events("epoch.useless")) == 2)
+        assert 600 <= asyncio.get_running_loop().time() - begun < 660
 
 
 async def test_an_epoch_whose_members_are_slow_or_restart_is_not_abandoned(log_lines):
