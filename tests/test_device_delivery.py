@@ -10,7 +10,7 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.memory.mqtt import MemoryMqttBroker
 from edged.device import Backlog, Buffer, Device
-from edged.device.outbox import DiskOutbox
+from edged.device.disk_outbox import DiskOutbox
 from edged.domain.device.sample import Draft
 from edged.domain.device.segments import MIN_BUFFER_BYTES, Bounds
 from edged.domain.samples import returned

@@ -82,6 +82,14 @@ def test_a_topology_file_adds_what_reads_it_and_nothing_that_computes(transport,
     assert set(found) == OF_A_FILE
 
 
+def test_a_device_loads_its_own_transport_alone_and_a_buffers_part_for_a_buffer(tmp_path):
+    parts = ("edged.device.kafka", "edged.device.mqtt", "edged.device.disk_outbox")
+    assert loaded("kafka", parts) == ["edged.device.kafka"]
+    assert loaded("mqtt", parts) == ["edged.device.mqtt"]
+    found = loaded("mqtt", parts, more=f", buffer={str(tmp_path)!r}", timeout_s=10)
+    assert found == ["edged.device.mqtt", "edged.device.disk_outbox"]
+
+
 def test_a_device_loads_the_client_of_its_own_transport_alone():
     clients = ("aiokafka", "paho")
     assert loaded("kafka", clients) == ["aiokafka"]

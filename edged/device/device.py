@@ -2,20 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from edged.adapters.disk.sample_buffer import SampleBuffer
-from edged.aio import run_in_worker
 from edged.device.attachment import Attachment, of_topology, of_words
 from edged.device.inbox import Inbox
-from edged.device.kafka import KafkaLink, StraightOutbox
-from edged.device.mqtt import MqttLink
-from edged.device.outbox import DiskOutbox, MemoryOutbox
 from edged.domain.counted import counted
 from edged.domain.device.sample import Draft
 from edged.domain.device.segments import Bounds, OnFull
@@ -27,9 +22,13 @@ from edged.domain.topology import Device as DeviceSpec
 from edged.errors import RejectedRecord
 from edged.ports import Log, MqttBroker
 
-if TYPE_CHECKING:  # neither is loaded before it is needed
+if TYPE_CHECKING:  # none is loaded before it is needed
     import numpy.typing as npt
 
+    from edged.device.disk_outbox import DiskOutbox
+    from edged.device.kafka import KafkaLink, StraightOutbox
+    from edged.device.mqtt import MqttLink
+    from edged.device.outbox import MemoryOutbox
     from edged.domain.topology import Topology
 
 
@@ -98,9 +97,13 @@ class Device:
         self._receives = receive
         self._link: KafkaLink | MqttLink
         if attachment.mqtt is None:
-            self._link = KafkaLink(attachment, log, receives=receive, gives_up=gives_up)
+            from edged.device import kafka  # noqa: PLC0415 - see above
+
+            self._link = kafka.KafkaLink(attachment, log, receives=receive, gives_up=gives_up)
         else:
-            self._link = MqttLink(attachment, broker, receives=receive)
+            from edged.device import mqtt  # noqa: PLC0415 - see above
+
+            self._link = mqtt.MqttLink(attachment, broker, receives=receive)
         self._outbox: DiskOutbox | MemoryOutbox | StraightOutbox | None = None
         self._inbox: Inbox | None = None
         self._stack = AsyncExitStack()
@@ -146,11 +149,12 @@ class Device:
         async with AsyncExitStack() as stack:
             outbox: DiskOutbox | MemoryOutbox | StraightOutbox
             if self._buffer is not None:
-                outbox = await stack.enter_async_context(_opened(self._buffer, self._at.owner))
-            elif isinstance(self._link, MqttLink):
-                outbox = MemoryOutbox()
+                from edged.device import disk_outbox  # noqa: PLC0415 - see above
+
+                folder, bounds = Path(self._buffer.folder), self._buffer.bounds
+                outbox = await stack.enter_async_context(disk_outbox.opened(folder, self._at.owner, bounds))
             else:
-                outbox = StraightOutbox(self._link)
+                outbox = self._link.outbox()
             self._inbox = inbox = Inbox(self._at.device.name, outbox.series)
             await stack.enter_async_context(self._link)
             await stack.enter_async_context(_alongside(*self._work(outbox, inbox)))
@@ -164,13 +168,13 @@ class Device:
         await self._stack.aclose()
 
     def _work(
-        self, outbox: DiskOutbox | MemoryOutbox | StraightOutbox, inbox: Inbox
+        self, outbox: "DiskOutbox | MemoryOutbox | StraightOutbox", inbox: Inbox
     ) -> Sequence[Coroutine[Any, Any, None]]:
-        if isinstance(outbox, StraightOutbox):
+        if outbox.kind == "straight":
             return ()
-        if isinstance(self._link, MqttLink):
+        if self._link.transport == "mqtt":
             return outbox.work(), self._link.work(outbox, inbox)
-        assert isinstance(outbox, DiskOutbox)
+        assert outbox.kind == "disk"
         return outbox.work(), self._link.send(outbox, outbox.buffer.num_samples)
 
     async def connected(self) -> None:
@@ -186,7 +190,7 @@ class Device:
     def backlog(self) -> Backlog:
         """What is in the buffer, and how many samples were dropped, damaged or refused."""
         outbox = self._outbox
-        if not isinstance(outbox, DiskOutbox):
+        if outbox is None or outbox.kind != "disk":
             return Backlog(refused=outbox.num_refused if outbox is not None else 0)
         buffer = outbox.buffer
         return Backlog(buffer.num_samples, buffer.num_bytes, buffer.dropped, buffer.damaged, outbox.num_refused)
@@ -268,15 +272,6 @@ class Device:
         if most is not None and len(payload) > most:
             raise RejectedRecord(rules.TOO_LARGE, f"{counted(len(payload), 'byte')}; a packet has at most {most}")
         return Draft(None if label is None else label.encode(), payload, max(0, sampled_ms))
-
-
-@asynccontextmanager
-async def _opened(buffer: Buffer, owner: Mapping[str, str]) -> AsyncIterator[DiskOutbox]:
-    outbox = DiskOutbox(await run_in_worker(SampleBuffer, Path(buffer.folder), owner, buffer.bounds))
-    try:
-        yield outbox
-    finally:
-        await run_in_worker(outbox.close)
 
 
 @asynccontextmanager

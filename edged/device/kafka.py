@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from edged.appending import append_what_fits
 from edged.device.attachment import Attachment
@@ -36,6 +36,8 @@ _LOOK_BACK = 10_000
 class KafkaLink:
     """The device's connection to Kafka, while it is entered. `log`: an open one, instead of its own."""
 
+    transport: Literal["kafka"] = "kafka"
+
     def __init__(self, attachment: Attachment, log: Log | None, *, receives: bool, gives_up: bool) -> None:
         self._at = attachment
         self._given_log = log
@@ -66,6 +68,10 @@ class KafkaLink:
     @property
     def trouble(self) -> str:
         return self._health.reason("kafka")
+
+    def outbox(self) -> "StraightOutbox":
+        """For a device without a buffer."""
+        return StraightOutbox(self)
 
     async def connected(self) -> None:
         await self._log.partitions([self._at.topic])
@@ -129,6 +135,8 @@ class KafkaLink:
 
 class StraightOutbox:
     """Without a buffer: `add` returns once Kafka has acknowledged the samples."""
+
+    kind: Literal["straight"] = "straight"
 
     def __init__(self, link: KafkaLink) -> None:
         self._link = link

@@ -7,12 +7,12 @@ true`, and otherwise the broker's acknowledgement counts.
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from edged.aio import Backoff
 from edged.device.attachment import Attachment
 from edged.device.inbox import Inbox
-from edged.device.outbox import Outbox
+from edged.device.outbox import MemoryOutbox, Outbox
 from edged.domain.device.sample import Buffered
 from edged.domain.device.window import Window
 from edged.domain.mqtt import receipts, topics
@@ -38,6 +38,8 @@ _MAX_PACKETS = 64
 
 class MqttLink:
     """The device's session with the broker, while it is entered. `broker`: instead of the attachment's."""
+
+    transport: Literal["mqtt"] = "mqtt"
 
     def __init__(self, attachment: Attachment, broker: MqttBroker | None, *, receives: bool) -> None:
         self._at = attachment
@@ -76,6 +78,10 @@ class MqttLink:
     @property
     def trouble(self) -> str:
         return self._health.reason("mqtt") or self._health.reason(self._part) or self._unsendable or self._unanswered
+
+    def outbox(self) -> MemoryOutbox:
+        """For a device without a buffer."""
+        return MemoryOutbox()
 
     async def connected(self) -> None:
         await self._session.connected()
