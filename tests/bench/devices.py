@@ -6,7 +6,8 @@ Real Mosquitto, with the settings that `edged topics` prints, and real Kafka. Th
 1. packets of 784 bytes and of 20 kB that wait at the broker, through the bridge and, by turns with it, through a bare
    loop of paho and aiokafka that acknowledges as late: messages a second, and CPU a message
 2. beside an edge that trains all the time: from the sample's publication until its prediction is back at its device,
-   of two devices by MQTT and, by turns with them, of two by Kafka
+   of two devices by MQTT and, by turns with them, of two by Kafka; and of the same two by MQTT, with nothing of
+   edged's in between: plain paho sends back what they publish
 3. resident memory of an edge with 200 devices that speak MQTT and are connected, and of one with none
 """
 
@@ -19,7 +20,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +36,7 @@ from edged.domain.samples import prediction
 from edged.domain.samples.returned import ID_HEADER
 from edged.domain.topology import Kafka, Mqtt
 from edged.ports import Log, Message, MqttBroker, MqttSession, PacketProperties, TopicPartition
+from tests.bench import devices_echo
 from tests.bench.arguments import bench_parser, several
 from tests.bench.devices_loop import SITE
 from tests.bench.trainer import machine
@@ -72,6 +74,7 @@ training:
   test_samples: 500
   checkpoint: 1min
 """
+_SAID = {"mqtt": "MQTT", "kafka": "Kafka", "echo": "Mosquitto and plain paho alone"}
 _BY_MQTT, _BY_KAFKA = ("cam-01", "cam-02"), ("cam-03", "cam-04")
 
 Figures = dict[str, Any]
@@ -144,16 +147,16 @@ class Sensors:
         self.sent[name := str(len(self.sent))] = time.monotonic()
         return name
 
-    def came(self, payload: bytes) -> None:
+    def came(self, name: str) -> None:
         """A prediction is there."""
-        self.back.setdefault(prediction.decode(payload).id, time.monotonic())
+        self.back.setdefault(name, time.monotonic())
 
     async def by_mqtt(self, session: MqttSession) -> None:
         """Receive until cancelled."""
         while True:
             packets = await session.receive(max_packets=32, timeout_s=60.0)
             for packet in packets:
-                self.came(packet.payload)
+                self.came(dict(packet.properties.user)["id"])
             session.acknowledge(packets)
 
     async def by_kafka(self, log: Log) -> None:
@@ -164,7 +167,7 @@ class Sensors:
             while True:
                 for record in await reader.poll(max_records=100, timeout_s=1.0):
                     if record.key in {name.encode() for name in _BY_KAFKA}:
-                        self.came(record.value)
+                        self.came(prediction.decode(record.value).id)
 
     def latencies_ms(self, names: Sequence[str]) -> list[float]:
         """Of these samples, as far as they came back."""
@@ -174,9 +177,10 @@ class Sensors:
 async def way(kafka: str, mqtt: str, folder: Path, given: argparse.Namespace) -> dict[str, Figures]:
     """Both by turns."""
     devices = dict.fromkeys(_BY_MQTT, "mqtt") | dict.fromkeys(_BY_KAFKA, "kafka")
-    sensors, turns = Sensors(), dict[str, list[list[str]]](mqtt=[], kafka=[])
+    sensors, turns = Sensors(), dict[str, list[list[str]]](mqtt=[], kafka=[], echo=[])
     async with (
         _training(_topology(folder, kafka, mqtt, devices), folder, given.images),
+        _echo(mqtt),
         KafkaLog(Kafka((kafka,)), RecordingHealth()) as log,
         PahoBroker(Mqtt(mqtt), RecordingHealth()) as broker,
         contextlib.AsyncExitStack() as stack,
@@ -187,8 +191,11 @@ async def way(kafka: str, mqtt: str, folder: Path, given: argparse.Namespace) ->
             receiving.append(group.create_task(sensors.by_kafka(log)))
             for number in range(given.rounds + 1):
                 seconds = given.seconds if number else 3.0
-                turns["mqtt"].append(await _publish(sensors, sessions, group, given.rate, seconds))
+                turns["mqtt"].append(
+                    await _publish(sensors, sessions, topics.samples_topic, group, given.rate, seconds)
+                )
                 turns["kafka"].append(await _append(sensors, log, given.rate, seconds))
+                turns["echo"].append(await _publish(sensors, sessions, devices_echo.topic, group, given.rate, seconds))
             for each in receiving:
                 each.cancel()
     return {
@@ -216,15 +223,33 @@ async def _device(broker: MqttBroker, name: str) -> AsyncIterator[MqttSession]:
         yield session
 
 
+@contextlib.asynccontextmanager
+async def _echo(mqtt: str) -> AsyncIterator[None]:
+    command = [sys.executable, "-m", "tests.bench.devices_echo", mqtt, SITE]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
 async def _publish(
-    sensors: Sensors, sessions: Sequence[MqttSession], group: asyncio.TaskGroup, rate: float, seconds: float
+    sensors: Sensors,
+    sessions: Sequence[MqttSession],
+    topic_of: Callable[[str, str], str],
+    group: asyncio.TaskGroup,
+    rate: float,
+    seconds: float,
 ) -> list[str]:
     names: list[str] = []
     async for number in _ticks(rate, seconds):
         names.append(name := sensors.next_id())
         which = number % len(sessions)
         properties = PacketProperties((("id", name),))
-        topic = topics.samples_topic(SITE, _BY_MQTT[which])
+        topic = topic_of(SITE, _BY_MQTT[which])
         group.create_task(sessions[which].publish(topic, bytes(784), properties))
     await asyncio.sleep(_PATIENCE_S)
     return names
@@ -326,7 +351,7 @@ def show(report: Figures, rate: float) -> None:
         )
     for which, figures in report.get("latency", {}).items():
         print(
-            f"from sensor to sensor by {which} at {rate:g}/s beside a trainer: median {figures['p50_ms']:g} ms,"
+            f"from sensor to sensor by {_SAID[which]} at {rate:g}/s beside a trainer: median {figures['p50_ms']:g} ms,"
             f" p99 {figures['p99_ms']:g} (by turn {figures['p99_by_turn']}),"
             f" {figures['back']} of {figures['sent']} back"
         )
