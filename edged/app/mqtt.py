@@ -4,13 +4,11 @@ The client is an extra, and loaded when a device needs it.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from edged.app.way_back import WayBack
 from edged.domain.mqtt import topics
-from edged.domain.topology import Device, Mqtt, Topology
+from edged.domain.topology import Device, Topology
 from edged.ports import Health, Log, MqttBroker, Progress, Statistics
 from edged.services.ingest.dead_letters import DeadLetters
 from edged.services.mqtt.bridge import DeviceBridge
@@ -29,6 +27,9 @@ class MqttDevices:
     """All MQTT devices of one edge, as one service."""
 
     def __init__(self, log: Log, in_use: TopologyInUse, edge: str, health: Health, timing: Timing) -> None:
+        """Raises ConfigError when the broker's certificate files cannot be used, and as `client` does."""
+        # at once, for what it raises: `run` begins when Kafka is there
+        self._broker = _broker(in_use.topology, health) if in_use.topology.mqtt_devices_of(edge) else None
         self._log = log
         self._in_use = in_use
         self._edge = edge
@@ -47,7 +48,7 @@ class MqttDevices:
         """
         topology = await self._with_devices()
         assert topology.mqtt is not None
-        async with _entered(topology.mqtt, self._health) as broker, asyncio.TaskGroup() as group:
+        async with self._broker or _broker(topology, self._health) as broker, asyncio.TaskGroup() as group:
             group.create_task(self._report_regularly(), name="mqtt report")
             limits = LimitsCheck(broker, topology.mqtt, topology.site, self._edge, self._health)
             group.create_task(limits.run(), name="mqtt limits")
@@ -118,7 +119,6 @@ def client() -> "type[PahoBroker]":
     return PahoBroker
 
 
-@contextlib.asynccontextmanager
-async def _entered(mqtt: Mqtt, health: Health) -> AsyncIterator[MqttBroker]:
-    async with client()(mqtt, health) as broker:
-        yield broker
+def _broker(topology: Topology, health: Health) -> "PahoBroker":
+    assert topology.mqtt is not None
+    return client()(topology.mqtt, health)

@@ -108,13 +108,10 @@ async def run_node(
 
 def _mqtt(log: Log, in_use: TopologyInUse, edge: str, health: Health, timing: Timing) -> Mapping[str, Service]:
     """What serves the edge's MQTT devices, which a reload may bring where the file has a broker."""
-    topology = in_use.topology
-    if topology.mqtt is None:
+    if in_use.topology.mqtt is None:
         return {}
     from edged.app import mqtt  # noqa: PLC0415 - seldom needed
 
-    if topology.mqtt_devices_of(edge):
-        mqtt.client()
     return {"mqtt": mqtt.MqttDevices(log, in_use, edge, health, timing)}
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Never
 
 import pytest
 
@@ -13,6 +14,8 @@ from edged.adapters.memory.mqtt import MemoryMqttBroker
 from edged.app import mqtt as app_mqtt
 from edged.app.mqtt import MqttDevices
 from edged.domain.topology import Device, Edge, Kafka, Mqtt, Stream, Topology
+from edged.errors import ConfigError, Problem
+from edged.ports import Health
 from edged.settings import Timing, TopologyInUse
 
 pytestmark = pytest.mark.looptime
@@ -56,6 +59,19 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(monkeypatch)
+
+
+@pytest.mark.parametrize("devices", [["cam"], []])
+def test_files_that_cannot_be_used_end_the_start_also_while_kafka_is_away_but_of_an_edge_that_needs_none(
+    monkeypatch: pytest.MonkeyPatch, devices: list[str]
+) -> None:
+    def refuse(_mqtt: Mqtt, _health: Health) -> Never:
+        raise ConfigError((Problem("mqtt.tls.key", "is empty"),))
+
+    monkeypatch.setattr(app_mqtt, "client", lambda: refuse)
+    in_use = TopologyInUse(topology(*devices))
+    with pytest.raises(ConfigError) if devices else contextlib.nullcontext():
+        MqttDevices(MemoryLog(), in_use, "pi", RecordingHealth(), Timing())
 
 
 @pytest.mark.parametrize("before", [(), ("cam-1",)])
