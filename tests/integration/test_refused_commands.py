@@ -20,9 +20,6 @@ from tests.support.brokers import free_port
 from tests.support.secured import LOST_HOST, MECHANISM, PASSWORD, SecuredKafka
 from tests.support.shared_brokers import SharedBroker
 
-# aiokafka closes a connection that is refused at login in the background, for which an ending command has no time.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 Apply = Callable[..., tuple[int, str]]
 
 TOPOLOGY = """\

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import aiokafka.client
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     CorrelationIdError,
     KafkaConnectionError,
@@ -276,7 +277,7 @@ class Connection:
         """Drop the client; its open requests fail. Takes at most 2 s."""
         client, self._client = self._client, None
         if client is not None:
-            await abandon(client.close)
+            await _abandon_client(client)
 
     async def _connect(self) -> AIOKafkaClient:
         client = AIOKafkaClient(**self._setup.options, request_timeout_ms=int(self.request_timeout_s * 1000))
@@ -289,7 +290,7 @@ class Connection:
                 if self._on_connect is not None:
                     await self._on_connect(client)
         except BaseException:
-            await abandon(client.close)
+            await _abandon_client(client)
             raise
         return client
 
@@ -304,9 +305,21 @@ class _OwnTopics(MetadataRequest):  # type: ignore[misc]
         super().__init__(topics or [], allow_auto_topic_creation=False)
 
 
-def ask_about_own_topics() -> None:
-    """Make aiokafka's clients in this process ask for no other metadata."""
+async def _connected(host: str, port: int, **options: Any) -> AIOKafkaConnection:
+    """As aiokafka's `create_conn`, which has one that is refused closed in the background: a loop may end before."""
+    connection = AIOKafkaConnection(host, port, **options)
+    try:
+        await connection.connect()
+    except BaseException:
+        _cut(connection)
+        raise
+    return connection
+
+
+def adapt_clients() -> None:
+    """Make aiokafka's clients in this process ask about their own topics alone, and leave no refused connection."""
     aiokafka.client.MetadataRequest = _OwnTopics
+    aiokafka.client.create_conn = _connected
 
 
 @contextlib.contextmanager
@@ -358,4 +371,21 @@ async def abandon_consumer(consumer: AIOKafkaConsumer) -> None:
     try:
         await abandon(consumer.stop)
     finally:
-        await abandon(consumer._client.close)  # noqa: SLF001 - no other way to it
+        await _abandon_client(consumer._client)  # noqa: SLF001 - no other way to it
+
+
+async def _abandon_client(client: AIOKafkaClient) -> None:
+    """As `abandon`; no connection of it stays open."""
+    try:
+        await abandon(client.close)
+    finally:
+        for connection in client._conns.values():  # noqa: SLF001 - no other way to them
+            _cut(connection)
+
+
+def _cut(connection: AIOKafkaConnection) -> None:
+    """Close it now, without the goodbye of TLS, for which asyncio gives the other side 30 s."""
+    protocol = connection._protocol  # noqa: SLF001 - aiokafka forgets the transport when it begins to close it
+    transport: asyncio.Transport | None = getattr(protocol, "_transport", None)
+    if transport is not None:
+        transport.abort()

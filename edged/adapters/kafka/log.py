@@ -9,7 +9,7 @@ from typing import Self
 from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.client_log import ClientLog
-from edged.adapters.kafka.connection import Outages, Setup, ask_about_own_topics
+from edged.adapters.kafka.connection import Outages, Setup, adapt_clients
 from edged.adapters.kafka.membership import KafkaMembership
 from edged.adapters.kafka.producer import Producer
 from edged.adapters.kafka.reading.batches import patch_decoding
@@ -51,7 +51,7 @@ class KafkaLog:
         """
         patch_decoding()
         pass_unreadable_batches()
-        ask_about_own_topics()
+        adapt_clients()
         self._client_log = ClientLog()
         self._clock = BrokerClock(health)
         setup = Setup(

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import gc
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +20,10 @@ from edged.adapters.kafka.connection import Outages, Setup, abandon
 from edged.adapters.kafka.reading import reader as kafka_reader
 from edged.adapters.kafka.refusals import Identity
 from edged.adapters.memory.health import RecordingHealth
-from edged.domain.topology import Kafka
+from edged.domain.topology import Kafka, Security
 from edged.ports import Message, TopicPartition
 from tests.support.brokers import Apache
+from tests.support.secured import Authority
 
 
 async def close_that_swallows_cancellation() -> None:
@@ -193,3 +196,32 @@ def test_a_name_that_is_not_the_topologys_is_told_to_be_the_brokers_own(where: s
 
     assert "no address is known for this host" in reason
     assert ("its advertised.listeners" in reason) is is_brokers_own
+
+
+async def test_a_connection_that_is_given_up_is_closed_though_the_broker_says_no_goodbye(process: None, tmp_path: Path):
+    """With TLS, asyncio would wait 30 s for it, and leave the connection open where the loop ends before."""
+    authority = Authority(tmp_path)
+    authority.create()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("broker", tmp_path, host="127.0.0.1"))
+
+    def answer_the_handshake(server: socket.socket) -> socket.socket:
+        accepted, _ = server.accept()
+        secured = context.wrap_socket(accepted, server_side=True)
+        assert secured.recv(1)  # its first request
+        return socket.socket(fileno=secured.detach())
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        security = Security("SSL", ca=str(authority.file))
+        kafka = Kafka((f"127.0.0.1:{server.getsockname()[1]}",), security)
+        async with KafkaLog(kafka, RecordingHealth()) as log:
+            question = asyncio.create_task(log.watermarks([TopicPartition("t")]))
+            broker = await asyncio.to_thread(answer_the_handshake, server)
+            question.cancel()
+            await asyncio.gather(question, return_exceptions=True)
+        await asyncio.sleep(0)
+        with broker:
+            broker.setblocking(False)
+            with contextlib.suppress(ConnectionResetError):
+                while broker.recv(1 << 16):  # BlockingIOError of one that is open
+                    pass
