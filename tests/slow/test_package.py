@@ -3,7 +3,9 @@
 See `tests/test_package.py` for their parts, and `tests/slow/booted` for nodes that run from them.
 """
 
+import functools
 import hashlib
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -58,6 +60,18 @@ print(runtime.name, runtime.delegate, compiled().name.partition("/")[0], runtime
 
 PI_5 = "QEMU_CPU=cortex-a76 QEMU_PAGESIZE=16384"
 """A Pi 5's processor and pages, which ld.so compares with the alignment of each library that it loads."""
+
+ROWS_TOPOLOGY = """\
+schema: 1
+site: pi
+kafka: {bootstrap: ["127.0.0.1:9092"]}
+streams:
+  rows: {sample: {shape: [2], dtype: float32}, labels: [0, 1]}
+iot: [{name: probe, edge: pi-a, stream: rows}]
+edges: [{name: pi-a}]
+archive: [{name: vault, url: "file:///srv/edged"}]
+training: {stream: rows, model: [{dense: 2}]}
+"""
 
 each_suite = pytest.mark.parametrize("suite", SUITES)
 each_arch = pytest.mark.parametrize("arch", MACHINES)
@@ -301,11 +315,26 @@ def compile_for_pages_of_4_kib(library: Path) -> None:
     subprocess.run([*command, "-Wl,-z,max-page-size=4096"], input=text, text=True, check=True)
 
 
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory) -> Callable[[str], Path]:
+    """The files of a suite's system for a Pi, whose packages are there, but not configured."""
+
+    @functools.cache
+    def arm_of(suite: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"arm64-{suite}") / "files"
+        files = arm_files(suite, folder, ARM_PACKAGES, roots.MIRROR)
+        for made in ("info", "updates"):
+            (files / "var/lib/dpkg" / made).mkdir(parents=True, exist_ok=True)
+        (files / "var/lib/dpkg/status").touch()
+        return files
+
+    return arm_of
+
+
 @each_suite
-def test_a_pi_installs_uses_and_removes_the_package(system, suite, tmp_path):
-    """Emulated. Its dependencies are there, but not configured."""
-    root = system(suite, arm_files(suite, tmp_path / "arm64", ARM_PACKAGES, roots.MIRROR), "arm64", PI)
-    root.run("mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates && touch /var/lib/dpkg/status")
+def test_a_pi_installs_uses_and_removes_the_package(system, arm, suite):
+    """Emulated."""
+    root = system(suite, arm(suite), "arm64", PI)
     root.run("cd / && dpkg --force-depends --install edged_*.deb")
     assert state(root) == "i"
     for example in root.run("ls /usr/share/doc/edged/examples/*.yaml").split():
@@ -320,6 +349,27 @@ def test_a_pi_installs_uses_and_removes_the_package(system, suite, tmp_path):
         assert "numpy.linalg._umath_linalg" in root.run(f"cd /tmp; {python} '{IMPORT_ALL}'")
     root.run("dpkg --force-depends --purge edged")
     root.run("test ! -e /usr/lib/edged")
+
+
+@each_suite
+def test_a_pi_installs_the_archives_package_and_keeps_samples_in_it(system, arm, suite):
+    """Emulated. A row for each of 100 samples, imported and read back."""
+    root = system(suite, arm(suite), "arm64", PI)
+    root.run("cd / && dpkg --force-depends --install edged_*.deb && dpkg --force-depends --install edged-archive_*.deb")
+    assert versions(root) == ["0.1.0", "0.1.0"]
+    root.file("/topology.yaml").write_text(ROWS_TOPOLOGY)
+    rows = (f"{i % 2},{i / 4},{-i}\n" for i in range(100))
+    root.file("/rows.csv").write_text("".join(["label,x,y\n", *rows]))
+    for pi in ("", PI_5):
+        imported = root.run(f"cd /tmp; {pi} /usr/lib/edged/bin/python3 -P -c '{IMPORT_ALL}'").split()
+        assert {"pyarrow._parquet", "numpy.linalg._umath_linalg", "cramjam.cramjam"} <= set(imported)
+        edged = f"cd /tmp; {pi} edged archive"
+        root.run("rm -rf /srv/edged")
+        account = json.loads(root.run(f"{edged} import --from /rows.csv --json /topology.yaml 2> /dev/null"))
+        assert account["splits"] == {"all": 100}
+        assert "all is well" in root.run(f"{edged} verify /topology.yaml")
+    root.run("dpkg --force-depends --purge edged-archive")
+    root.run("test ! -e /usr/lib/edged/archive && edged --version && test -e /srv/edged/edged-archive.json")
 
 
 def test_a_32_bit_system_refuses_the_package_with_the_reason(system, tmp_path):
