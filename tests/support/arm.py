@@ -1,25 +1,24 @@
-"""A Python for 64-bit ARM with NumPy, run by qemu's user mode: Debian's packages and NumPy's wheel, none installed.
+"""A Python for 64-bit ARM, run by qemu's user mode: Debian's, and the wheels of edged's package, none installed.
 
 Kept in the user's cache folder. What it can show is what a CPU computes, not how fast, and no order of memory accesses.
 """
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from systemd.package import wheels
+from systemd.package.suites import SUITES
 from tests.support.brokers import one_at_a_time
 from tests.support.requirements import require
 
 CPUS = ("cortex-a53", "cortex-a76")
 """Of a Raspberry Pi 3 or Zero 2 W, and of a Pi 5."""
-
-_NUMPY = "1.26.4"
-"""The oldest that is supported, whatever the tests' own is: bits do not depend on it, and there is a wheel of it."""
 
 _ROOT = Path(__file__).parents[2]
 
@@ -46,7 +45,8 @@ def run_on_arm(cpu: str, arguments: Sequence[str | Path]) -> str:
 @functools.cache
 def _arm_root() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged-tests"
-    root = cache / f"aarch64-numpy-{_NUMPY}"
+    pins = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(wheels.PINS.iterdir()))).hexdigest()
+    root = cache / f"aarch64-{pins[:8]}"
     cache.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(root.with_suffix(".lock")):
         if not root.exists():
@@ -57,7 +57,7 @@ def _arm_root() -> Path:
 
 
 def _fetch(folder: Path) -> None:
-    """Debian's packages of Python, as apt would choose them for an empty ARM system, and NumPy's wheel for that."""
+    """Debian's packages of Python, as apt would choose them for an empty ARM system, and an edge's wheels for that."""
     (folder / "state/lists/partial").mkdir(parents=True)
     (folder / "archives/partial").mkdir(parents=True)
     (folder / "status").touch()
@@ -76,10 +76,12 @@ def _fetch(folder: Path) -> None:
     for package in (folder / "archives").glob("*.deb"):
         _run(["dpkg-deb", "--extract", package, root])
     version = (root / "usr/bin/python3").readlink().name.removeprefix("python")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-    platforms = ["--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64"]
+    suites = [suite for suite in SUITES.values() if suite.python_version == version]
+    if not suites:
+        require(f"no Python for ARM: this Debian's is {version}, for which edged has no package")
     target = root / "opt/packages"
-    _run([*pip, "--python-version", version, *platforms, "--target", target, f"numpy=={_NUMPY}"])
+    target.mkdir(parents=True)
+    wheels.unpack("edged", suites[0], "arm64", target)
 
 
 def _run(command: Sequence[str | Path]) -> None:
