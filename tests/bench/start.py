@@ -74,20 +74,21 @@ def delay(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
+async def served_site(folder: Path, broker: Apache) -> Site:
+    """02-greenhouse's site, with its images in the archive; none of its nodes runs."""
+    site = Site(folder, broker.bootstrap, site="start", timing={"sample_s": SAMPLE_S})
+    kafka, archive = f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder.as_uri()
+    text = example("02-greenhouse.yaml", "start", kafka, archive, epochs=1000)
+    site.topology.write_text(text)
+    site.forks, site.more_environment = False, unit_environment()
+    await site.import_fashion(IMAGES)
+    return site
+
+
 async def measure(rounds: int, folder: Path) -> Mapping[str, Sequence[Seconds]]:
     """Starts of both kinds, by turns."""
     with Apache() as broker:
-        site = Site(folder, broker.bootstrap, site="start", timing={"sample_s": SAMPLE_S})
-        text = example(
-            "02-greenhouse.yaml",
-            "start",
-            f'{{bootstrap: ["{broker.bootstrap}"]}}',
-            site.archive_folder.as_uri(),
-            epochs=1000,
-        )
-        site.topology.write_text(text)
-        site.forks, site.more_environment = False, unit_environment()
-        await site.import_fashion(IMAGES)
+        site = await served_site(folder, broker)
         vault: Child = await site.start("run", "vault")
         await vault.wait_for("life.ready")
         found: dict[str, list[Seconds]] = {"the first": [], "resumed": []}
