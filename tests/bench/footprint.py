@@ -7,7 +7,9 @@ The archive gets as many made-up samples as fill the first edge's cache in memor
 often as it has members. Then that edge and its companion run as under their units, with epochs without end and a sample
 of each device a second; from when its cache in memory is full, their memory is read every 5 s. Their state, the cache
 and systemd's journal of their log each lie on a file system of their own, whose device counts what it is given to
-write, the file system's journal included: what the cache writes is told from the rest.
+write, the file system's journal included: what the cache writes is told from the rest. So are the ends of epochs: their
+lines go to another journal, and what the state's device takes from an end's first line until the file system has
+written its own journal of it is theirs.
 """
 
 import argparse
@@ -42,8 +44,43 @@ FULL = 0.95
 PORTION = 1000
 LIVE_S = 1.0
 ENDLESS = 1_000_000
+END_LINES = frozenset(
+    {"cache.epoch", "train.epoch", "checkpoint.saved", "checkpoint.deployed", "epoch.drawn", "infer.model_loaded"}
+)
+SETTLED_S = 6.0
+"""After an epoch's last line: ext4 commits its journal every 5 s."""
 
 Figures = Mapping[str, float]
+
+
+class EpochEnds:
+    """What a card takes while epochs end, and for how long, by the lines of the log that it `sees`."""
+
+    def __init__(self, card: SdCard) -> None:
+        self._card = card
+        self._since: tuple[float, int] | None = None
+        self._closes: asyncio.TimerHandle | None = None
+        self.seconds, self.num_bytes = 0.0, 0
+
+    def see(self, line: Mapping[str, Any]) -> bool:
+        """Whether it is a line of an epoch's end."""
+        event = line["event"]
+        is_ending = self._since is not None and self._closes is None
+        if event == "cache.epoch":
+            self._end()
+            self._since = (time.monotonic(), self._card.taken_bytes())
+        elif event == "epoch.drawn" and is_ending:
+            self._closes = asyncio.get_running_loop().call_later(SETTLED_S, self._end)
+        return event in END_LINES and (event != "checkpoint.saved" or is_ending)
+
+    def _end(self) -> None:
+        if self._closes:
+            self._closes.cancel()
+        if self._since:
+            begun_s, taken = self._since
+            self.seconds += time.monotonic() - begun_s
+            self.num_bytes += self._card.taken_bytes() - taken
+        self._closes = self._since = None
 
 
 async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Figures:
@@ -57,9 +94,11 @@ async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Fi
     topology = site.loaded()
     first, *others = (edge.name for edge in topology.edges)
     with contextlib.ExitStack() as opened:
-        cards = {name: opened.enter_context(sd_card(folder / f"{first}-{name}")) for name in ("state", "cache", "log")}
+        names = ("state", "cache", "log", "end_log")
+        cards = {name: opened.enter_context(sd_card(folder / f"{first}-{name}")) for name in names}
+        ends = EpochEnds(cards["state"])
         homes = {f"XDG_{name.upper()}_HOME": str(cards[name].folder) for name in ("state", "cache")}
-        log = opened.enter_context(journal(cards["log"].folder / "journal"))
+        log, end_log = (opened.enter_context(journal(cards[name].folder / "journal")) for name in ("log", "end_log"))
         async with contextlib.AsyncExitStack() as stopping:
 
             async def started(command: str, node: str) -> Child:
@@ -67,7 +106,7 @@ async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Fi
                 child = await Child.start(
                     f"{command} {node}", command, str(site.topology), "--node", node,
                     environment={**site.environment(node), **(homes if is_watched else {})},
-                    on_line=lambda _, line: log(line) if is_watched else None,
+                    on_line=lambda _, line: (end_log if ends.see(line) else log)(line) if is_watched else None,
                 )  # fmt: skip
                 stopping.push_async_callback(child.stop)
                 return child
@@ -85,7 +124,7 @@ async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Fi
             await edge.until(lambda _: any(each["memory_bytes"] >= full_bytes for each in edge.seen("cache.epoch")))
             live = asyncio.create_task(publish_live(topology))
             try:
-                return with_budget(topology, await watched(cards, edge, companion, 60 * minutes))
+                return with_budget(topology, await watched(cards, ends, edge, companion, 60 * minutes))
             finally:
                 live.cancel()
                 await asyncio.wait([live])
@@ -121,11 +160,13 @@ async def publish_live(topology: Topology) -> None:
             await asyncio.sleep(LIVE_S)
 
 
-async def watched(cards: Mapping[str, SdCard], edge: Child, companion: Child, seconds: float) -> Figures:
+async def watched(
+    cards: Mapping[str, SdCard], ends: EpochEnds, edge: Child, companion: Child, seconds: float
+) -> Figures:
     """What the two take from now on."""
     before = {name: await asyncio.to_thread(card.written_bytes) for name, card in cards.items()}
     begin_s, epochs, saved = time.monotonic(), len(edge.seen("train.epoch")), len(edge.seen("checkpoint.saved"))
-    cache_before = cache_written(edge)
+    cache_before, ends_before = cache_written(edge), (ends.seconds, ends.num_bytes)
     edge_sizes, companion_sizes = [resident(edge.pid)], [resident(companion.pid)]
     while time.monotonic() < begin_s + seconds:
         await asyncio.sleep(EVERY_S)
@@ -133,26 +174,29 @@ async def watched(cards: Mapping[str, SdCard], edge: Child, companion: Child, se
         companion_sizes.append(resident(companion.pid))
     written = {name: await asyncio.to_thread(card.written_bytes) - before[name] for name, card in cards.items()}
     hours = (time.monotonic() - begin_s) / 3600
+    outside_hours = hours - (ends.seconds - ends_before[0]) / 3600
+    rest_state = (written["state"] - (ends.num_bytes - ends_before[1])) / outside_hours
+    at_ends = written["state"] / hours - rest_state + written["end_log"] / hours
     return {
         **memory("edge", edge, edge_sizes),
         **memory("companion", companion, companion_sizes),
         "epochs_per_hour": (len(edge.seen("train.epoch")) - epochs) / hours,
         "checkpoints_per_hour": (len(edge.seen("checkpoint.saved")) - saved) / hours,
         **{f"{name}_mb_per_hour": num_bytes / 1e6 / hours for name, num_bytes in written.items()},
+        "epoch_ends_mb_per_hour": at_ends / 1e6,
+        "rest_mb_per_hour": (rest_state + written["log"] / hours) / 1e6,
         "cached_mb_per_hour": (cache_written(edge) - cache_before) / 1e6 / hours,
     }
 
 
 def with_budget(topology: Topology, found: Figures) -> Figures:
-    """With what is written beside the cache, less what each epoch's end is projected to take; and the projections."""
+    """With what `edged check` says of memory, of what each epoch's end writes, and of the rest beside the cache."""
     models = [training_memory(job, topology.stream(job.stream)) for job in topology.jobs]
     year = edge_writes(topology, topology.edges[0], models, SERVICE_LINES_S)
-    at_ends = found["epochs_per_hour"] * year.per_epoch / 1e6
     return {
         **found,
         "edge_projected_mib": edge_budget(topology, topology.edges[0], models).total / MIB,
-        "epochs_ends_mb_per_hour": at_ends,
-        "rest_mb_per_hour": found["state_mb_per_hour"] + found["log_mb_per_hour"] - at_ends,
+        "projected_epoch_ends_mb_per_hour": found["epochs_per_hour"] * year.per_epoch / 1e6,
         "projected_rest_mb_per_hour": (year.log + year.checkpoints) / 1e6 / (365 * 24),
     }
 

@@ -34,6 +34,10 @@ class SdCard:
     def written_bytes(self) -> int:
         """That the device has taken by now, with all that programs have written so far."""
         os.sync()
+        return self.taken_bytes()
+
+    def taken_bytes(self) -> int:
+        """That the device has taken by now; what programs have not synced may be missing."""
         return int(self._counters.read_text().split()[6]) * _SECTOR
 
 

@@ -30,7 +30,7 @@ _LINE_BYTES = 64 << 10
 _GATHERED_S = 30.0
 """For so long Linux gathers pages before it writes them, and the lines of the journal share some."""
 
-_LINES_PER_EPOCH = 5
+_LINES_PER_EPOCH = 6
 
 
 @dataclass(frozen=True, slots=True)
