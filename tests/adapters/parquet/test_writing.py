@@ -31,7 +31,7 @@ def test_a_kill_at_any_step_leaves_whole_files_or_none(store, folder):
     """Of publishing a file, an index, and a source's first one; then the same is appended again."""
     store.append("fashion", "pi-a", [(0, pack(0))])
     copies = folder.with_name("killed-")
-    script = [sys.executable, "-m", "tests.support.archive_crash", str(folder), str(copies)]
+    script = [sys.executable, "-m", "tests.support.archive_crash", "append", str(folder), str(copies)]
     subprocess.run(script, check=True, cwd=Path(__file__).parents[3])
     outcomes = []
     for target in sorted(folder.parent.glob("killed-*"), key=lambda each: int(each.name.rpartition("-")[2])):
