@@ -19,11 +19,12 @@ from edged.adapters.parquet.chain import Chain, Source
 from edged.adapters.parquet.damage import translated
 from edged.adapters.parquet.file import Contents, FileWriter
 from edged.adapters.parquet.footers import File, Footers, indexed
-from edged.adapters.parquet.indexes import Indexes
+from edged.adapters.parquet.indexes import Indexes, index_name
 from edged.domain.archive import layout, packing
 from edged.domain.archive.layout import FileName, segment_of
 from edged.domain.archive.segment_index import IndexedFile, SegmentIndex
 from edged.domain.samples.pack import of_columns
+from edged.errors import BlockAbsent
 from edged.ports import ObjectStore
 
 _TRIES = 4
@@ -65,19 +66,33 @@ class Compaction:
         for segment in chain.segments:
             if segment < segment_of(chain.floor.first):
                 continue  # forgotten
+            self._sweep(segment)
             is_complete = segment < segment_of(chain.end)
-            yield from self._packed(segment, chain.floor.first, is_complete=is_complete)
+            yield from self._packed(segment, is_complete=is_complete)
             yield from self._deleted(segment, grace_ms)
 
-    def _packed(self, segment: int, floor: int, *, is_complete: bool) -> Iterator[Compacted]:
+    def _sweep(self, segment: int) -> None:
+        """What was left half done: a node sweeps its newest segment alone, and a command comes with another name."""
+        self._objects.sweep(f"{self._source.folder}/{layout.segment_name(segment)}")
+        self._objects.sweep(index_name(self._source.folder, segment))
+
+    def _packed(self, segment: int, *, is_complete: bool) -> Iterator[Compacted]:
         tries = 0
         while tries < _TRIES:
             index, version = self._indexes.read(self._source.folder, segment)
-            group = _next_group(index, floor, is_complete=is_complete, packed_bytes=self._packed_bytes)
+            floor, _ = self._indexes.floor(self._source.folder)
+            first = 0 if floor is None else floor.first
+            group = _next_group(index, first, is_complete=is_complete, packed_bytes=self._packed_bytes)
             if index is None or group is None:
                 return
             files = [index.file(number) for number in range(*group)]
-            packed = self._pack(files)
+            try:
+                packed = self._pack(files)
+            except BlockAbsent:  # forgotten meanwhile, to make room, or packed by somebody else; or it is lost
+                tries += 1
+                if tries == _TRIES:
+                    raise
+                continue
             if self._indexes.replace(self._source.folder, index.packed(*group, packed, self._now_ms()), version):
                 tries = 0
                 yield self._step(files[0].first, packed.next, files=len(files), num_bytes=packed.size)

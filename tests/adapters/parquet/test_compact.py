@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from edged.adapters.memory.objects import MemoryPlace
-from edged.adapters.parquet.compact import Compacted
+from edged.adapters.parquet.compact import Compacted, Compaction
 from edged.adapters.parquet.object_file import ObjectFile
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive import index_codec
 from edged.domain.archive.layout import SEGMENT
-from edged.domain.archive.segment_index import MAX_TAIL
+from edged.domain.archive.retention import Limits
+from edged.domain.archive.segment_index import MAX_TAIL, IndexedFile
 from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place
 from edged.errors import ArchiveConflict
@@ -196,6 +197,32 @@ def test_a_compaction_that_ends_at_any_step_leaves_each_block_once_and_is_begun_
             assert {each.kind for each in again.verify()} <= {"ignored"}
             list(again.compact(grace_s=0))
     assert steps.taken > 12
+
+
+def test_files_that_are_forgotten_and_deleted_while_they_are_packed_are_left_out(place, clock, monkeypatch):
+    """On a full disk they go at once."""
+    really, forgetting = Compaction._pack, opened(place, clock, "arc-3")
+
+    def pack_late(compaction: Compaction, files: Sequence[IndexedFile]) -> IndexedFile:
+        if len(place.objects) == num_objects:
+            list(forgetting.retain("fashion", Limits(size=0), grace_s=0, is_certain=True))
+        return really(compaction, files)
+
+    num_objects = len(place.objects)
+    monkeypatch.setattr(Compaction, "_pack", pack_late)
+    list(opened(place, clock).compact(grace_s=0))
+
+    store = opened(place, clock)
+    assert store.snapshot("fashion").offset.tolist() == [SEGMENT]
+    assert list(store.verify()) == []
+
+
+def test_what_was_left_half_done_in_any_segment_is_swept(place, clock):
+    name = ".a-packed-file.tmp-arc-2-01234567-0"
+    for folder in (f"{0:015d}", f"{0:015d}/index", f"{1:015d}"):
+        place.objects[f"fashion/pi-a/{folder}/{name}"] = b"half of it"
+    list(opened(place, clock).compact())
+    assert [each for each in place.objects if each.endswith(name)] == []
 
 
 def write_until_200(store: ParquetStore, length: int) -> None:
