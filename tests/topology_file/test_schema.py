@@ -149,5 +149,5 @@ def test_a_durations_key_leaves_the_unit_to_its_value():
         if any("|ms|s|min|" in kind.get("pattern", "") for kind in key.get("anyOf", ()))
     }
 
-    assert durations == {"flush", "checkpoint", "resources"}
+    assert durations == {"flush", "checkpoint", "resources", "age"}
     assert not [name for name in names if re.search("_(ms|s|min|h|d|seconds)$", name)]
