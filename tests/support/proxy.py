@@ -121,7 +121,9 @@ class Proxy:
                     self._to_broker(pair, data)
         except OSError:
             data = b""
-        if not data:
+        if not data and self.blackhole:  # the other side does not learn of it, either
+            self._selector.unregister(source)
+        elif not data:
             self._close(pair)
             self._pairs.remove(pair)
 
