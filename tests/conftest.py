@@ -69,6 +69,7 @@ _current: list[pytest.Item] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", choices=kernels.CHOICES, help="what computes; compiled kernels where they are built")
+    parser.addoption("--minutes", type=float, default=0.5, help="how long slow tests of crowds take")
 
 
 def pytest_configure(config: pytest.Config) -> None:
