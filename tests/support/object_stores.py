@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, overload
 
@@ -59,22 +59,38 @@ def publish_and_read(store: ObjectStore, num_objects: int, disturb: Callable[[],
 
 
 class Steps:
-    """The changes that were made at a store, before each and behind it; the one with number `fatal` is the last."""
+    """The changes that were made at a store, before each and behind it; at some of them `acts` are done, uncounted."""
 
-    def __init__(self, fatal: int) -> None:
+    def __init__(self, acts: Mapping[int, Callable[[], object]]) -> None:
         self.taken = 0
-        self._fatal = fatal
+        self._acts = acts
+        self._is_acting = False
 
     def take(self) -> None:
+        if self._is_acting:
+            return
         self.taken += 1
-        if self.taken == self._fatal:
-            raise KeyboardInterrupt
+        if self.taken in self._acts:
+            self._is_acting = True
+            try:
+                self._acts[self.taken]()
+            finally:
+                self._is_acting = False
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, fatal: int) -> contextlib.AbstractContextManager[Steps]:
+    """Inside, whatever publishes or deletes objects is interrupted at that step."""
+    return meanwhile(monkeypatch, {fatal: _interrupt})
 
 
 @contextlib.contextmanager
-def interrupted(monkeypatch: pytest.MonkeyPatch, fatal: int) -> Iterator[Steps]:
-    """Inside, whatever publishes or deletes objects is interrupted at that step."""
-    steps = Steps(fatal)
+def meanwhile(monkeypatch: pytest.MonkeyPatch, acts: Mapping[int, Callable[[], object]]) -> Iterator[Steps]:
+    """Inside, others act at these steps of whatever publishes or deletes objects."""
+    steps = Steps(acts)
     with monkeypatch.context() as patch:
         for call in ("publish", "delete"):
             really = getattr(Store, call)

@@ -3,11 +3,14 @@
 1. A packed file is published; 2. the segment's index names it in place of those whose blocks it has; 3. those stay for
 a grace, and are deleted. Who reads by the index sees each block once, before and after. Interrupted, it is begun again:
 what no index names counts for nothing.
+
+Who packs the same at the same time makes the same file. So one that is not needed is not deleted by who made it: an
+index names it as replaced, for the grace, and no file is given such a name again.
 """
 
 import mmap
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -78,27 +81,35 @@ class Compaction:
 
     def _packed(self, segment: int, *, is_complete: bool) -> Iterator[Compacted]:
         tries = 0
+        made: tuple[list[FileName], IndexedFile] | None = None
         while tries < _TRIES:
             index, version = self._indexes.read(self._source.folder, segment)
             floor, _ = self._indexes.floor(self._source.folder)
             first = 0 if floor is None else floor.first
             group = _next_group(index, first, is_complete=is_complete, packed_bytes=self._packed_bytes)
+            files = [] if index is None or group is None else [index.file(number) for number in range(*group)]
+            names = [file.name for file in files]
+            if made is not None and made[0] != names:  # somebody else compacts, or forgets
+                self._give_up(made[1])
+                made = None
+                continue
             if index is None or group is None:
                 return
-            files = [index.file(number) for number in range(*group)]
             try:
-                packed = self._pack(files)
+                made = made or (names, self._pack(files, {each.name for each in index.replaced}))
             except BlockAbsent:  # forgotten meanwhile, to make room, or packed by somebody else; or it is lost
                 tries += 1
                 if tries == _TRIES:
                     raise
                 continue
+            packed = made[1]
             if self._indexes.replace(self._source.folder, index.packed(*group, packed, self._now_ms()), version):
-                tries = 0
+                tries, made = 0, None
                 yield self._step(files[0].first, packed.next, files=len(files), num_bytes=packed.size)
-            else:  # its writer has indexed more files, or somebody else compacts
+            else:  # its writer has indexed more files, or somebody else was first
                 tries += 1
-                self._undo(packed)
+        if made is not None:
+            self._give_up(made[1])
 
     def _deleted(self, segment: int, grace_ms: int) -> Iterator[Compacted]:
         """1. Delete them; 2. forget them. A name that counts again is not deleted."""
@@ -118,8 +129,8 @@ class Compaction:
         parsed = layout.parsed(name)
         return parsed is not None and (not len(index) or parsed.first >= index.end)
 
-    def _pack(self, files: Sequence[IndexedFile]) -> IndexedFile:
-        """Publish the file that has the blocks of these."""
+    def _pack(self, files: Sequence[IndexedFile], used: Collection[str]) -> IndexedFile:
+        """Publish the file that has the blocks of these, under a name that was not `used`."""
         places = [self._source.file(file) for file in files]
         contents = [self._footers.footer(place).contents for place in places]
         with tempfile.TemporaryFile() as spool:
@@ -128,7 +139,7 @@ class Compaction:
             with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
                 pieces = parquet_file.with_digest(view)
                 try:
-                    return self._published(files, contents[-1], pieces)
+                    return self._published(files, contents[-1], pieces, used)
                 finally:
                     for piece in pieces:
                         if isinstance(piece, memoryview):
@@ -163,7 +174,11 @@ class Compaction:
         return bool(metadata.row_group(0).column(metadata.num_columns - 1).compression == "UNCOMPRESSED")
 
     def _published(
-        self, files: Sequence[IndexedFile], newest: Contents, pieces: Sequence[bytes | memoryview]
+        self,
+        files: Sequence[IndexedFile],
+        newest: Contents,
+        pieces: Sequence[bytes | memoryview],
+        used: Collection[str],
     ) -> IndexedFile:
         generation = max(0, *(file.generation for file in files)) + 1
         size = sum(memoryview(piece).nbytes for piece in pieces)
@@ -171,16 +186,20 @@ class Compaction:
             name = FileName(files[0].first, files[-1].next, generation)
             path = layout.path(self._source.folder, segment_of(name.first), layout.text_of(name))
             file = File(path, self._source.stream, self._source.name, name, size)
-            if self._objects.publish(path, pieces):
+            if layout.text_of(name) not in used and self._objects.publish(path, pieces):
                 break
-            generation += 1  # another version of edged has begun the same
+            generation += 1  # given up before, or another version of edged has begun the same
         packed = indexed(file, self._footers.of_new(file, pieces).contents, name.first)
         return packed._replace(since_ms=max(each.since_ms for each in files), log=newest.log.name)
 
-    def _undo(self, packed: IndexedFile) -> None:
-        index, _ = self._indexes.read(self._source.folder, segment_of(packed.first))
-        if index is None or not index.has(packed):
-            self._objects.delete(self._source.file(packed).path)
+    def _give_up(self, packed: IndexedFile) -> None:
+        name = layout.text_of(packed.name)
+        for _ in range(_TRIES):
+            index, version = self._indexes.read(self._source.folder, segment_of(packed.first))
+            if index is None or index.has(packed) or any(each.name == name for each in index.replaced):
+                return
+            if self._indexes.replace(self._source.folder, index.with_replaced(name, self._now_ms()), version):
+                return
 
     def _step(self, first: int, end: int, *, files: int = 0, num_bytes: int = 0, deleted: int = 0) -> Compacted:
         return Compacted(self._source.stream, self._source.name, first, end, files, num_bytes, deleted)

@@ -138,6 +138,10 @@ class SegmentIndex:
         made = index_of(self.segment, [*files[:begin], file, *files[end:]])
         return replace(made, replaced=(*self.replaced, *gone))
 
+    def with_replaced(self, name: str, now_ms: int) -> "SegmentIndex":
+        """The index with a file that never counted, and goes like those that count no more."""
+        return replace(self, replaced=(*self.replaced, Replaced(name, now_ms)))
+
     def without_replaced(self, gone: Collection[Replaced]) -> "SegmentIndex":
         """The index once these are deleted."""
         return replace(self, replaced=tuple(each for each in self.replaced if each not in gone))

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,12 +21,14 @@ from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place
 from edged.errors import ArchiveConflict
 from tests.support.archive_samples import pack, read_packs
-from tests.support.object_stores import interrupted
+from tests.support.object_stores import interrupted, meanwhile
 
 NUMBER = 2 * MAX_TAIL + 3
 DAY_S = 86_400.0
 EMPTY = [(50_000, 50_010)]
 LOG = SourceLog("a-log", 7, Place(9))
+ENDLESS = Limits(size=1 << 40)
+"""It indexes all files, and forgets none."""
 
 
 class Clock:
@@ -203,10 +205,10 @@ def test_files_that_are_forgotten_and_deleted_while_they_are_packed_are_left_out
     """On a full disk they go at once."""
     really, forgetting = Compaction._pack, opened(place, clock, "arc-3")
 
-    def pack_late(compaction: Compaction, files: Sequence[IndexedFile]) -> IndexedFile:
+    def pack_late(compaction: Compaction, files: Sequence[IndexedFile], used: Collection[str]) -> IndexedFile:
         if len(place.objects) == num_objects:
             list(forgetting.retain("fashion", Limits(size=0), grace_s=0, is_certain=True))
-        return really(compaction, files)
+        return really(compaction, files, used)
 
     num_objects = len(place.objects)
     monkeypatch.setattr(Compaction, "_pack", pack_late)
@@ -223,6 +225,38 @@ def test_what_was_left_half_done_in_any_segment_is_swept(place, clock):
         place.objects[f"fashion/pi-a/{folder}/{name}"] = b"half of it"
     list(opened(place, clock).compact())
     assert [each for each in place.objects if each.endswith(name)] == []
+
+
+def test_of_two_that_pack_the_same_neither_deletes_the_others_file(clock, monkeypatch):
+    """The index grows while one packs; at each later step of its, another one packs, and needs the file."""
+    for step in itertools.count(2):
+        place = MemoryPlace()
+        writer = opened(place, clock)
+        writer.create("lab")
+        for offset in range(6):
+            writer.append("fashion", "pi-a", [(offset, pack(4 * offset))])
+        list(writer.retain("fashion", ENDLESS))
+
+        def extend(writer: ParquetStore = writer) -> None:
+            writer.append("fashion", "pi-a", [(6, pack(24))])
+            list(writer.retain("fashion", ENDLESS))
+
+        def compact(place: MemoryPlace = place) -> None:
+            list(opened(place, clock, "arc-4").compact(packed_bytes=12_000))
+
+        with meanwhile(monkeypatch, {1: extend, step: compact}) as steps:
+            list(opened(place, clock, "arc-3").compact(packed_bytes=12_000))
+        if steps.taken < step:
+            break
+        offsets = range(7)
+        for _ in range(2):
+            again = opened(place, clock)
+            assert again.snapshot("fashion").offset.tolist() == [*offsets]
+            assert read_packs(again, *offsets) == [pack(4 * offset) for offset in offsets]
+            assert list(again.verify()) == []
+            clock.now_s += DAY_S
+            list(again.compact(packed_bytes=12_000))
+    assert step > 4
 
 
 def write_until_200(store: ParquetStore, length: int) -> None:
