@@ -81,10 +81,10 @@ def test_missing_sections_share_one_source_line(edged, topology_file):
     [
         (
             "cache: {memory: 16}",
-            "cache.memory: expected 0, or 1.0 MiB to 1048576.0 MiB (16 bytes; did you mean 16MiB?)",
+            "cache.memory: expected 0, or 1MiB to 1TiB (16 bytes; did you mean 16MiB?)",
         ),
         ("cache: {disk: 2}", "(2 bytes; did you mean 2MiB?)"),
-        ("prefetch: 16", "prefetch: expected 1.0 MiB to 1048576.0 MiB (16 bytes; did you mean 16MiB?)"),
+        ("prefetch: 16", "prefetch: expected 1MiB to 1TiB (16 bytes; did you mean 16MiB?)"),
         ("memory_limit: 256", "(256 bytes; did you mean 256MiB?)"),
     ],
 )

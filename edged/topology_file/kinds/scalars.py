@@ -10,8 +10,7 @@ import yaml
 
 from edged.domain.suggest import did_you_mean
 from edged.domain.text import normal_form, shown
-from edged.domain.topology import MIB, NAME_PATTERN
-from edged.domain.validation.memory import mebibytes
+from edged.domain.topology import NAME_PATTERN
 from edged.topology_file.kinds.kind import VARIABLE, Kind, Schema, has_variable
 from edged.topology_file.reading import Reading, short
 
@@ -247,7 +246,7 @@ def size(minimum: int, maximum: int, *, zero: bool = False) -> Kind:
         maximum,
         "a size such as 32MiB, 1GB or 4096",
         _BYTES,
-        lambda n: mebibytes(int(n)) if n >= MIB else f"{n / 1024:g} KiB",
+        lambda n: _in_unit(n, _BYTES),
         is_whole=True,
         allows_zero=zero,
         usual_unit="MiB",
@@ -257,8 +256,20 @@ def size(minimum: int, maximum: int, *, zero: bool = False) -> Kind:
 def duration(minimum: float, maximum: float) -> Kind:
     """A number of seconds: 500ms, 5s, 2min, 1h, 5."""
     return _Quantity(
-        minimum, maximum, "a duration such as 500ms, 5s, 2min or 1h", _SECONDS, lambda s: f"{s:g} s", is_whole=False
+        minimum,
+        maximum,
+        "a duration such as 500ms, 5s, 2min or 1h",
+        _SECONDS,
+        lambda s: _in_unit(s, _SECONDS),
+        is_whole=False,
     )
+
+
+def _in_unit(value: float, units: Mapping[str, float]) -> str:
+    """As it may stand in the file: a whole number of the last unit in which it is one."""
+    numbers = {name: round(value / unit, 9) for name, unit in units.items()}
+    name = next(name for name in reversed(numbers) if numbers[name].is_integer())
+    return f"{numbers[name]:g}{name}"
 
 
 def _is_plain(node: yaml.Node) -> bool:
