@@ -320,6 +320,21 @@ def test_retain_forgets_what_is_beyond_the_limits_and_says_so(topology_file, tmp
     assert open_archive(tmp_path / "archive").snapshot("fashion").offset.tolist() == [2]
 
 
+def test_retain_tells_that_a_limit_is_less_than_the_newest_files(topology_file, tmp_path, capsys):
+    text = topology_file.read_text()
+    topology_file.write_text(text.replace("url:", "retention: {size: 1MiB}, url:"))
+    store = new_archive(tmp_path / "archive")
+    for name in ("pi-a", "pi-b"):
+        store.append("fashion", name, [(0, Pack("fashion", (replace(sample_at(0), payload=os.urandom(1 << 20)),)))])
+    capsys.readouterr()
+
+    assert cli.main(["archive", "retain", str(topology_file)]) == 1
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("fashion: 1.0 MiB beyond its limit are kept: each source's newest file stays")
+    assert second == "nothing to forget and nothing to delete"
+
+
 def test_retain_tells_what_it_cannot_look_after(topology_file, tmp_path, capsys):
     store = new_archive(tmp_path / "archive")
     store.append("fashion", "pi-a", [(0, pack(0))])

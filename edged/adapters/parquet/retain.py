@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from edged.adapters.parquet.chain import Chain, Source
 from edged.adapters.parquet.forgetting import Forgetting, Removed
 from edged.domain.archive.retention import Choice, Chosen, Deleted, Forgotten, Limits, Spared, Step, Where, Why, choose
+from edged.domain.topology import MIB
 from edged.log import logger
 
 
@@ -36,8 +37,12 @@ class Retention:
         for where, chosen in choice.chosen.items():
             if where in ours:
                 yield from self._forget(where, chosen)
-        for stream in {stream for stream, _ in self._found} if choice.doubt else ():
-            yield Spared(stream, "", choice.doubt)
+        for stream in {stream for stream, _ in self._found}:
+            if choice.doubt:
+                yield Spared(stream, "", choice.doubt)
+            if choice.excess:
+                size = f"{choice.excess / MIB:,.1f} MiB beyond its limit"
+                yield Spared(stream, "", f"{size} are kept: each source's newest file stays, so that it can go on")
         for where in sorted(ours):
             yield from self._delete(where, self._now_ms() - grace_ms)
 

@@ -78,6 +78,10 @@ def _print(shown: Sequence[dict[str, Any]], spared: Sequence[Spared], *, dry_run
         gone = f"{counted(each['deleted'], 'forgotten file')} {would}deleted" if each["deleted"] else ""
         print(f"{each['stream']}/{each['source']}: {', '.join(filter(None, (forgotten, gone)))}")
     for one in spared:
-        print(f"{one.stream}/{one.source}: not looked after: {one.reason}")
+        print(
+            f"{one.stream}/{one.source}: not looked after: {one.reason}"
+            if one.source
+            else f"{one.stream}: {one.reason}"
+        )
     if not shown:
         print("nothing to forget and nothing to delete")

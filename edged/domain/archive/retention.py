@@ -79,10 +79,14 @@ Step = Forgotten | Deleted | Spared
 
 
 class Choice(NamedTuple):
-    """By source. `doubt`: why nothing goes by age; "" if nothing speaks against it."""
+    """By source. `doubt`: why nothing goes by age; "" if nothing speaks against it.
+
+    `excess`: bytes beyond the limit that stay, in the newest files of all sources.
+    """
 
     chosen: Mapping[Where, Chosen]
     doubt: str = ""
+    excess: int = 0
 
 
 class _Dated(NamedTuple):
@@ -127,7 +131,7 @@ def choose(
             before = chosen.get(dated.source)
             chosen[dated.source] = _joined(before, files, "age" if is_due and dated.is_known else why)
             files.clear()
-    return Choice(chosen, doubt)
+    return Choice(chosen, doubt, max(excess, 0))
 
 
 def _oldest_first(sources: Mapping[Where, Iterable[Kept]], now_ms: int) -> Iterator[_Dated]:
@@ -148,7 +152,10 @@ def _doubt(oldest_ms: int, age_s: float, now_ms: int) -> str:
     if now_ms - oldest_ms <= max(limit_ms * 3 // 2, limit_ms + DAY_MS):
         return ""
     days = counted((now_ms - oldest_ms) // DAY_MS, "day")
-    return f"its oldest file is {days} old by this clock, far beyond the limit of {age_s / 86_400:g} d"
+    return (
+        f"its oldest file is {days} old by this clock, far beyond the limit of {age_s / 86_400:g} d; "
+        "if that is right, run `edged archive retain` once"
+    )
 
 
 def _joined(before: Chosen | None, files: list[Kept], why: Why) -> Chosen:

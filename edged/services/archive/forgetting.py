@@ -85,6 +85,4 @@ class Forgetting:
 
 
 def _reason(spared: Spared) -> str:
-    if spared.source:
-        return f"{spared.stream}/{spared.source}: {spared.reason}"
-    return f"{spared.stream}: {spared.reason}; if that is right, run `edged archive retain` once"
+    return f"{'/'.join(filter(None, (spared.stream, spared.source)))}: {spared.reason}"

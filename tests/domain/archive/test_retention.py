@@ -39,6 +39,12 @@ def test_by_size_the_oldest_go_first_whoever_has_them():
     ]
 
 
+def test_what_stays_beyond_the_limit_is_counted():
+    """By then nothing but the newest file of each source, which is not among those that may go, is left."""
+    assert choose({PI_A: files(12, 7)}, Limits(size=100), 400, NOW_MS).excess == 100
+    assert choose({PI_A: files(12, 7)}, Limits(size=200), 400, NOW_MS).excess == 0
+
+
 def test_what_goes_is_counted_with_the_reason():
     choice = choose({PI_A: files(12, 11, 3, 2)}, Limits(10 * 86_400, 250), 400, NOW_MS)
     assert choice == Choice({PI_A: Chosen(20, 2, 8, 200, "age")})
@@ -65,7 +71,11 @@ def test_a_file_that_a_slow_clock_dated_is_as_new_as_those_before_it():
 def test_a_clock_far_ahead_takes_nothing_by_age_unless_people_say_so():
     ancient = files(2_000, 1_999, 1_998)
     choice = choose({PI_A: ancient}, TEN_DAYS, 300, NOW_MS)
-    assert choice == Choice({}, "its oldest file is 2,000 days old by this clock, far beyond the limit of 10 d")
+    assert choice == Choice(
+        {},
+        "its oldest file is 2,000 days old by this clock, far beyond the limit of 10 d; "
+        "if that is right, run `edged archive retain` once",
+    )
     assert by_age(ancient, is_certain=True) == {"pi-a": 30}
     assert by_age(files(15, 12)) == {"pi-a": 20}
     assert by_age(files(15.1, 12)) == {}

@@ -96,10 +96,13 @@ async def test_one_of_several_nodes_looks_after_its_own_sources():
 
 async def test_what_speaks_against_it_is_told_with_what_to_do_until_it_does_no_more():
     vault = Vault()
-    vault.store.steps = [Spared("fashion", "", "its oldest file is old"), Deleted("fashion", "pi-a", 4, 4, 400)]
+    vault.store.steps = [
+        Spared("fashion", "", "its oldest file is old; run `edged archive retain` once"),
+        Deleted("fashion", "pi-a", 4, 4, 400),
+    ]
     async with vault.running() as service:
         await asyncio.sleep(601)
-        told = "fashion: its oldest file is old; if that is right, run `edged archive retain` once"
+        told = "fashion: its oldest file is old; run `edged archive retain` once"
         assert vault.health.reasons["archive_retention"].startswith(told)
         assert service.progress().steps == 4
         vault.store.failure = ArchiveUnavailable("the archive is away")
