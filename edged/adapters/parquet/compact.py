@@ -27,14 +27,17 @@ from edged.domain.archive import layout, packing
 from edged.domain.archive.layout import FileName, segment_of
 from edged.domain.archive.segment_index import IndexedFile, SegmentIndex
 from edged.domain.samples.pack import of_columns
-from edged.errors import BlockAbsent
+from edged.errors import BlockAbsent, StorageError
 from edged.ports import ObjectStore
 
 _TRIES = 4
 
 
 class Compacted(NamedTuple):
-    """A step: so many `files` were packed into one of `num_bytes`, or `deleted` once nobody reads them any more."""
+    """A step: so many `files` were packed into one of `num_bytes`, or `deleted` once nobody reads them any more.
+
+    `refused`: why the source, or the segment that begins at `first`, is left alone.
+    """
 
     stream: str
     source: str
@@ -43,10 +46,11 @@ class Compacted(NamedTuple):
     files: int
     num_bytes: int
     deleted: int
+    refused: str = ""
 
 
 class Compaction:
-    """Of one source. Raises StorageError and ArchiveUnavailable."""
+    """Of one source. Raises ArchiveUnavailable."""
 
     def __init__(
         self,
@@ -65,14 +69,21 @@ class Compaction:
         self._packed_bytes = packed_bytes
 
     def steps(self, chain: Chain, grace_ms: int) -> Iterator[Compacted]:
-        """Pack what is to be packed, and delete what has been replaced for longer than the grace."""
+        """Pack what is to be packed, and delete what has been replaced for longer than the grace.
+
+        A segment with something that cannot be read is left alone.
+        """
         for segment in chain.segments:
             if segment < segment_of(chain.floor.first):
                 continue  # forgotten
             self._sweep(segment)
             is_complete = segment < segment_of(chain.end)
-            yield from self._packed(segment, is_complete=is_complete)
-            yield from self._deleted(segment, grace_ms)
+            try:
+                yield from self._packed(segment, is_complete=is_complete)
+                yield from self._deleted(segment, grace_ms)
+            except StorageError as error:
+                end = (segment + 1) * layout.SEGMENT
+                yield self._step(segment * layout.SEGMENT, end)._replace(refused=str(error))
 
     def _sweep(self, segment: int) -> None:
         """What was left half done: a node sweeps its newest segment alone, and a command comes with another name."""

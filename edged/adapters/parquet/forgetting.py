@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edged.adapters.parquet.chain import Chain, Source
+from edged.adapters.parquet.damage import CorruptFileError
 from edged.adapters.parquet.indexes import Indexes, index_name
 from edged.domain.archive import layout
 from edged.domain.archive.layout import segment_of
@@ -105,7 +106,7 @@ class Forgetting:
 
     def _delete_segment(self, segment: int, before: int, *, dry_run: bool) -> Removed:
         """All of it. The newest version of its index goes last: until then it is known what there is to delete."""
-        index, _ = self._indexes.read(self._source.folder, segment)
+        index = self._index_if_intact(segment)
         folder = f"{self._source.folder}/{layout.segment_name(segment)}"
         sizes = {f"{folder}/{each.name}": each.size for each in self._objects.list(folder)}
         if index is not None:
@@ -136,6 +137,12 @@ class Forgetting:
             # Where somebody else was first with another index, the next look finds that it still names them.
             self._indexes.replace(self._source.folder, index.behind(before), version)
         return removed
+
+    def _index_if_intact(self, segment: int) -> SegmentIndex | None:
+        try:
+            return self._indexes.read(self._source.folder, segment)[0]
+        except CorruptFileError:
+            return None  # what is in the segment's folder goes without it
 
     def _known(self, segment: int) -> SegmentIndex | None:
         index = self._indexes.known(self._source.folder, segment)

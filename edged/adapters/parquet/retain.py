@@ -10,6 +10,7 @@ from edged.adapters.parquet.chain import Chain, Source
 from edged.adapters.parquet.forgetting import Forgetting, Removed
 from edged.domain.archive.retention import Choice, Chosen, Deleted, Forgotten, Limits, Spared, Step, Where, Why, choose
 from edged.domain.topology import MIB
+from edged.errors import StorageError
 from edged.log import logger
 
 
@@ -51,7 +52,7 @@ class Retention:
         for where, (_, forgetting, chain) in self._found.items():
             replaced = self._deleted(where, forgetting.delete_replaced(chain))
             for step in itertools.chain(self._delete(where, self._now_ms()), replaced):
-                num_bytes -= step.num_bytes
+                num_bytes -= step.num_bytes if isinstance(step, Deleted) else 0
                 yield step
         for where, chosen in self._choose(Limits(size=0), num_bytes, "full", is_certain=False).chosen.items():
             yield from self._forget(where, chosen)
@@ -70,17 +71,19 @@ class Retention:
                 _tell(forgotten)
             yield forgotten
 
-    def _delete(self, where: Where, before_ms: int) -> Iterator[Deleted]:
+    def _delete(self, where: Where, before_ms: int) -> Iterator[Deleted | Spared]:
         return self._deleted(where, self._found[where][1].delete(before_ms, dry_run=self._dry_run))
 
-    def _deleted(self, where: Where, removed: Iterator[Removed]) -> Iterator[Deleted]:
-        for each in removed:
-            deleted = Deleted(*where, *each)
-            if self._is_logged:
-                logger().info(
-                    "archive.deleted", stream=where[0], source=where[1], files=each.files, bytes=each.num_bytes
-                )
-            yield deleted
+    def _deleted(self, where: Where, removed: Iterator[Removed]) -> Iterator[Deleted | Spared]:
+        try:
+            for each in removed:
+                if self._is_logged:
+                    logger().info(
+                        "archive.deleted", stream=where[0], source=where[1], files=each.files, bytes=each.num_bytes
+                    )
+                yield Deleted(*where, *each)
+        except StorageError as error:  # of this source alone
+            yield Spared(*where, str(error))
 
 
 def _tell(forgotten: Forgotten) -> None:

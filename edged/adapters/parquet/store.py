@@ -34,7 +34,7 @@ from edged.domain.archive import layout, quarantine
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.packing import PACKED_BYTES
 from edged.domain.archive.quarantine import QuarantineRecord
-from edged.domain.archive.retention import Limits, Spared, Step
+from edged.domain.archive.retention import FIRST_MS, Limits, Spared, Step
 from edged.domain.archive.snapshot import (
     OVERLAY_SOURCES,
     QUARANTINE_SOURCE,
@@ -341,12 +341,20 @@ class ParquetStore:
     def compact(
         self, stream: str | None = None, grace_s: float = GRACE_S, packed_bytes: int = PACKED_BYTES
     ) -> Iterator[Compacted]:
-        """Pack small files into large ones, step by step; those that they replace are kept for the grace."""
+        """Pack small files into large ones, step by step; those that they replace are kept for the grace.
+
+        What cannot be read is told, and the others go on.
+        """
+        self._check_clock()
         self.check()
         for name in self.streams(stream):
             for source in self.source_names(name):
                 known = self._known(name, source)
-                chain = self._of_source(known.source.chain)
+                try:
+                    chain = self._of_source(known.source.chain)
+                except StorageError as error:
+                    yield Compacted(name, source, 0, 0, 0, 0, 0, str(error))
+                    continue
                 if chain is not None:
                     compaction = Compaction(
                         self._objects, known.source, self._indexes, self._footers, self._now_ms, packed_bytes
@@ -364,6 +372,7 @@ class ParquetStore:
         dry_run: bool = False,
     ) -> Iterator[Step]:
         """As `ports.RetainedArchive.retain`. `is_certain`: people say so; `dry_run`: only say what would be done."""
+        self._check_clock()
         self.check()
         retention = Retention(self._now_ms, dry_run=dry_run, is_logged=not is_certain)
         yield from self._looked_after(retention, stream, is_indexed=limits != Limits() and not dry_run)
@@ -419,6 +428,13 @@ class ParquetStore:
         for _ in known.source.indexes_back(chain):  # a damaged one is this source's trouble alone
             pass
         return chain
+
+    def _check_clock(self) -> None:
+        """A grace that begins in 1970 would be over as soon as the clock is set. Raises StorageError."""
+        if self._now_ms() < FIRST_MS:
+            raise StorageError(
+                "this machine's clock is wrong, before 2020: until it is set nothing is packed or forgotten"
+            )
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

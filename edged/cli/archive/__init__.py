@@ -42,9 +42,9 @@ _WRITING = {"init", "import", "compact", "retain", "migrate", "quarantine", "rel
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = (
-        "Exit codes: 1 verify has findings, export could not read all, or retain not look after all; 64 the data set "
-        "does not fit, or an address names nothing; 74 no archive, or it refused; 78 migrate: the version before has "
-        "to archive more."
+        "Exit codes: 1 verify has findings, export could not read all, or compact or retain not look after all; 64 the "
+        "data set does not fit, or an address names nothing; 74 no archive, or it refused; 78 migrate: the version "
+        "before has to archive more."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 

@@ -11,6 +11,8 @@ from edged.domain.counted import counted
 if TYPE_CHECKING:  # as in `archive`
     from edged.adapters.parquet.store import ParquetStore
 
+_FINDINGS = 1
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The action's own arguments."""
@@ -26,8 +28,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(store: "ParquetStore", args: argparse.Namespace) -> int:
     """Pack, and say of each source what came of it. Raises StorageError, ArchiveUnavailable."""
     totals: dict[tuple[str, str], list[int]] = {}
+    refused: list[dict[str, str]] = []
     with Bar(None, "packing", "files") as on_progress:
         for step in store.compact(args.stream, args.grace):
+            if step.refused:
+                refused.append({"stream": step.stream, "source": step.source, "reason": step.refused})
+                continue
             of_source = totals.setdefault((step.stream, step.source), [0, 0, 0, 0])
             for place, number in enumerate((step.files, int(step.files > 0), step.num_bytes, step.deleted)):
                 of_source[place] += number
@@ -38,12 +44,14 @@ def run(store: "ParquetStore", args: argparse.Namespace) -> int:
         for (stream, source), numbers in totals.items()
     ]
     if args.json:
-        print(json.dumps({"sources": shown}, indent=2))
-        return 0
+        print(json.dumps({"sources": shown, "refused": refused}, indent=2))
+        return _FINDINGS if refused else 0
     for (stream, source), (packed, into, num_bytes, deleted) in totals.items():
         what = f"{counted(packed, 'file')} packed into {into:,} ({num_bytes / 1e6:,.1f} MB)" if packed else ""
         gone = f"{counted(deleted, 'replaced file')} deleted" if deleted else ""
         print(f"{stream}/{source}: {', '.join(filter(None, (what, gone)))}")
-    if not totals:
+    for one in refused:
+        print(f"{one['stream']}/{one['source']}: not packed: {one['reason']}")
+    if not totals and not refused:
         print("nothing to pack and nothing to delete")
-    return 0
+    return _FINDINGS if refused else 0

@@ -18,7 +18,7 @@ Where = tuple[str, str]
 """Stream and source."""
 
 DAY_MS = 86_400_000
-_FIRST_MS = 1_577_836_800_000
+FIRST_MS = 1_577_836_800_000
 """2020: no file of an archive is older. A machine without a clock of its own starts in 1970."""
 
 
@@ -68,7 +68,7 @@ class Deleted(NamedTuple):
 
 
 class Spared(NamedTuple):
-    """Nothing is forgotten of the stream by age, because of the times, or of the source, for another reason."""
+    """Nothing is forgotten of the stream by age, because of the times; or of the source, which cannot be looked at."""
 
     stream: str
     source: str
@@ -142,7 +142,7 @@ def _oldest_first(sources: Mapping[Where, Iterable[Kept]], now_ms: int) -> Itera
 def _dated(source: Where, files: Iterable[Kept], now_ms: int) -> Iterator[_Dated]:
     newest_ms = 0
     for file in files:
-        is_known = _FIRST_MS <= file.since_ms <= now_ms
+        is_known = FIRST_MS <= file.since_ms <= now_ms
         newest_ms = max(newest_ms, file.since_ms) if is_known else newest_ms
         yield _Dated(newest_ms, source, file, is_known)
 

@@ -19,7 +19,7 @@ from edged.domain.archive.retention import Limits
 from edged.domain.archive.segment_index import MAX_TAIL, IndexedFile
 from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place
-from edged.errors import ArchiveConflict
+from edged.errors import ArchiveConflict, StorageError
 from tests.support.archive_samples import pack, read_packs
 from tests.support.object_stores import interrupted, meanwhile
 
@@ -33,7 +33,7 @@ ENDLESS = Limits(size=1 << 40)
 
 class Clock:
     def __init__(self) -> None:
-        self.now_s = 1_000_000.0
+        self.now_s = 1_790_000_000.0
 
     def __call__(self) -> float:
         return self.now_s
@@ -306,6 +306,34 @@ def test_compaction_and_two_writers_and_a_reader_at_once_lose_and_double_nothing
     assert end >= 200
     assert read_packs(again, *range(end)) == [pack(4 * offset) for offset in range(end)]
     assert {each.kind for each in again.verify()} <= {"ignored"}
+
+
+def test_what_cannot_be_read_is_told_and_holds_up_no_other(place, clock):
+    """Neither another segment nor another source."""
+    store = opened(place, clock)
+    for number in range(3):
+        store.append(
+            "fashion",
+            "pi-b",
+            [(number and SEGMENT + number, pack(4 * number))],
+            [(1, SEGMENT + 1)] if number == 1 else [],
+        )
+    list(store.retain("fashion", ENDLESS))
+    place.cut(f"fashion/pi-a/{0:015d}/{5:020d}.parquet", 900)
+    steps = list(opened(place, clock).compact())
+    assert [(step.source, step.first) for step in steps if step.refused] == [("pi-a", 0)]
+    assert f"{5:020d}" in steps[0].refused
+    assert [step.source for step in steps if step.files] == ["pi-b"]
+
+
+def test_nothing_is_packed_or_forgotten_while_the_clock_is_not_set(place, clock):
+    """The grace of what is replaced then would be over as soon as it is."""
+    before, clock.now_s = dict(place.objects), 3_600.0
+    store = opened(place, clock)
+    for act in (store.compact, lambda: store.retain("fashion", Limits(size=1))):
+        with pytest.raises(StorageError, match="clock is wrong"):
+            list(act())
+    assert place.objects == before
 
 
 def test_what_a_step_did_is_told(place, clock):

@@ -234,6 +234,31 @@ def test_what_cannot_be_looked_at_is_told_and_holds_up_no_other(place, clock):
     assert [(step.source, "SHA-256" in step.reason) for step in steps if isinstance(step, Spared)] == [("pi-a", True)]
 
 
+@pytest.mark.parametrize("act", ["retain", "make_room"])
+def test_a_damaged_index_of_what_is_forgotten_keeps_nothing_and_holds_up_no_other(place, clock, act):
+    retained(place, clock, Limits(size=1))
+    [*_, index] = [name for name in place.objects if name.startswith(f"fashion/pi-a/{0:015d}/index/")]
+    place.cut(index, 60)
+    clock.now_s += DAY_S
+    steps = retained(place, clock) if act == "retain" else list(opened(place, clock).make_room(1 << 40))
+    assert [step for step in steps if isinstance(step, Spared)] == []
+    assert len(files(place)) == 1
+    assert [name for name in place.objects if name.startswith(f"fashion/pi-a/{0:015d}/")] == []
+
+
+def test_a_forgotten_segment_of_another_version_holds_up_no_other(place, clock):
+    """It may be more than this version knows."""
+    store = opened(place, clock)
+    store.append("fashion", "pi-b", [(1, pack(4, device="cam-09"))])
+    retained(place, clock, Limits(size=1))
+    [*_, index] = [name for name in place.objects if name.startswith(f"fashion/pi-a/{0:015d}/index/")]
+    place.objects[index] = place.objects[index].replace(b"archive_index/1", b"archive_index/9")
+    clock.now_s += DAY_S
+    steps = retained(place, clock)
+    assert [step.source for step in steps if isinstance(step, Spared)] == ["pi-a"]
+    assert [step.source for step in steps if isinstance(step, Deleted)] == ["pi-b"]
+
+
 def test_a_clock_far_ahead_takes_nothing_by_age(place, clock):
     clock.now_s += 3_000 * DAY_S
     [spared] = retained(place, clock)
