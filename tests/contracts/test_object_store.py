@@ -479,6 +479,19 @@ def test_a_place_that_lets_a_second_take_a_name_is_refused_by_the_probe():
         place.store().probe()
 
 
+def test_what_is_refused_as_taken_and_is_not_there_is_published_again():
+    """An S3 answers 409 where another call for the name is under way; the client calls that taken."""
+    place = MemoryPlace()
+    store = place.store()
+    place.conflicts = 2
+    assert store.publish(NAME, [b"x"])
+    place.conflicts = 1
+    assert store.replace("f/index", b"first", 0)
+    place.conflicts = 1000
+    with pytest.raises(ArchiveUnavailable, match="refused as taken, and is not there"):
+        store.publish("f/other", [b"x"])
+
+
 def test_a_place_without_room_says_so():
     place = MemoryPlace()
     place.is_full = True

@@ -19,6 +19,7 @@ class MemoryPlace:
     `objects`: by name, of others too. `outage`: every call fails, with this reason. `is_there`: without it all is
     absent, as where a disk is not mounted. `is_full`: nothing more can be written. `loses_answers`: what is written is
     there, and its writer never hears of it. `replaces`: it lets a second object take the name of the first.
+    `conflicts`: so many objects are refused as taken though nothing is there, as an S3 answers 409.
     `breaks_after`: of an object that is written so many bytes get there, under its temporary name, and the connection
     breaks. While `goes` is not set, calls hang.
     """
@@ -30,6 +31,7 @@ class MemoryPlace:
         self.is_full = False
         self.loses_answers = False
         self.replaces = False
+        self.conflicts = 0
         self.breaks_after: int | None = None
         self.goes = threading.Event()
         self.goes.set()
@@ -78,6 +80,9 @@ class _Memory:
         self._reached()
         goes_on()
         with place.lock:
+            if place.conflicts:
+                place.conflicts -= 1
+                return False
             if name in place.objects and not place.replaces:
                 return False
             place.objects[name] = content

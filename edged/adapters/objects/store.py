@@ -20,7 +20,7 @@ _KEPT = 8
 """Versions of a manifest: also for those who are reading one."""
 
 _TRIES = 8
-"""Of reading a manifest that others replace all the time."""
+"""Of reading a manifest that others replace all the time, and of publishing what is refused and is not there."""
 
 _PROBE = "_probe"
 """No stream's name."""
@@ -62,7 +62,14 @@ class Store:
         object_name.check(name)
 
         def put(backend: Backend, goes_on: GoesOn) -> bool:
-            return backend.put(name, pieces, goes_on) or _is_there(backend, name, pieces, goes_on)
+            for _ in range(_TRIES):
+                if backend.put(name, pieces, goes_on):
+                    return True
+                size = backend.size(name)
+                if size is not None:
+                    return _is_own(backend, name, size, pieces, goes_on)
+                # Refused for what somebody else does there in the same moment (409 of an S3), or deleted since.
+            raise ArchiveUnavailable(f"{self.path(name)}: it is refused as taken, and is not there; it is tried again")
 
         return self._call(name, put)
 
@@ -196,10 +203,10 @@ def _unless_lost(backend: Backend, found: R | None) -> R | None:
     return found
 
 
-def _is_there(backend: Backend, name: str, pieces: Sequence[bytes | memoryview], goes_on: GoesOn) -> bool:
+def _is_own(backend: Backend, name: str, size: int, pieces: Sequence[bytes | memoryview], goes_on: GoesOn) -> bool:
     """Whether just these bytes are what has the name: one's own, whose answer was lost."""
     views = [memoryview(piece).cast("B") for piece in pieces]
-    if backend.size(name) != sum(view.nbytes for view in views):
+    if size != sum(view.nbytes for view in views):
         return False
     offset = 0
     for view in views:
