@@ -39,7 +39,7 @@ def translated(error: Exception, path: str, address: str) -> ArchiveUnavailable:
     text = str(error)
     if _FULL.search(text):
         return ArchiveFull(
-            f"{path}: a quota or the cluster's room is used up: raise it, or let retention delete the oldest"
+            f"{path}: a quota or the cluster's room is used up: raise it, or give the archive a `retention`"
         )
     return ArchiveUnavailable(f"{path}: {_reason(error, text, address)}")
 
