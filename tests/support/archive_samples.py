@@ -1,17 +1,19 @@
 """Archives and packs for tests: plain packs, and any that the format allows."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from edged.adapters.local import local_store
-from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
 from edged.domain.samples.border import Border
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import CODECS, Sample
 from edged.domain.topology import Stream
+
+if TYPE_CHECKING:  # Parquet is imported when an archive is opened: the domain's tests run where it cannot be
+    from edged.adapters.parquet.store import ParquetStore
 
 STREAM = Stream("fashion", (48,), "uint8", ("boot", "bag"))
 """What the samples here are of."""
@@ -22,13 +24,16 @@ PATIENT_S = 600.0
 BORDER = Border({STREAM.name: STREAM}, {"cam-01": "pi-a", "cam-02": "pi-a", "cam-09": "pi-b"})
 
 
-def open_archive(place: Path | str) -> ParquetStore:
+def open_archive(place: Path | str) -> "ParquetStore":
     """The archive in a local folder, or at its URL."""
+    from edged.adapters.local import local_store  # noqa: PLC0415
+    from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415
+
     url = place.as_uri() if isinstance(place, Path) else place
     return ParquetStore(local_store(url, "tests", PATIENT_S))
 
 
-def new_archive(folder: Path, site: str = "greenhouse") -> ParquetStore:
+def new_archive(folder: Path, site: str = "greenhouse") -> "ParquetStore":
     """An archive in `folder`, marked as one; empty when nothing was there."""
     store = open_archive(folder)
     store.create(site)
@@ -63,7 +68,7 @@ def segment(folder: Path, source: str = "pi-a", number: int = 0, stream: str = "
     return folder / stream / source / f"{number:015d}"
 
 
-def read_packs(store: ParquetStore, *offsets: int) -> list[Pack]:
+def read_packs(store: "ParquetStore", *offsets: int) -> list[Pack]:
     """Blocks of stream "fashion", source "pi-a"."""
     return [block for _, block in store.read("fashion", [BlockRef("pi-a", offset) for offset in offsets])]
 
