@@ -147,7 +147,7 @@ def blob_of(text, tensors_of=None, **metadata):
     [
         b"",
         tensors.encode({}, {"record": '{"kind": "leave", "edge": "a"}'}),
-        blob_of('{"kind": "leave", "edge": "a"}', edged="exchange/4"),
+        blob_of('{"kind": "leave", "edge": "a"}', edged="exchange/5"),
         blob_of('{"kind": "leave", "edge": "a"}', more="x"),
         blob_of('{"kind": "leave", "edge": "a"}', {"chunk": np.zeros(3, np.uint8)}),
         blob_of("[" * 100_000),
