@@ -245,6 +245,8 @@ def test_the_figures_that_programs_read_keep_their_names():
     assert names(Group) == ("steps steps_without_somebody weights proofs proofs_failed edges outage took_part_again")
     assert names(GroupMember) == "samples share steps missed bytes_per_step weights"
     assert names(Outage) == "edge epoch step away_s caught_up"
-    assert names(SourceSummary) == ("stream source files blocks samples num_bytes stored_bytes first next lost damaged forgotten_bytes")
+    assert names(SourceSummary) == (
+        "stream source files blocks samples num_bytes stored_bytes first next lost damaged forgotten_bytes"
+    )
     assert Finding._fields == ("kind", "path", "detail")
     assert Claim._fields == ("name", "step", "weights")

@@ -23,6 +23,7 @@ EXAMPLES = {
     "edged archive verify": "edged archive verify topology.yaml --stream fashion",
     "edged archive export": "edged archive export topology.yaml --to photos",
     "edged archive compact": "edged archive compact topology.yaml --grace 2d",
+    "edged archive retain": "edged archive retain topology.yaml --dry-run",
     "edged archive migrate": "edged archive migrate topology.yaml",
     "edged archive quarantine": "edged archive quarantine topology.yaml fashion/pi-a/0/7",
     "edged archive release": "edged archive release topology.yaml fashion/pi-a/0/7",

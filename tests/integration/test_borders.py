@@ -110,7 +110,7 @@ async def test_one_edges_broken_packs_end_nobodys_training_and_samples_are_taken
             for line in vault.seen("health.degraded")
         ), "what another edge's device has not sent is not archived, and alone its sender waits"
         findings = await site.edged("archive", "verify", str(site.topology), expect=1)
-        assert findings.splitlines()[-1] == "1 finding"
+        assert findings.splitlines()[-1].startswith("1 finding: ")
         assert "climate/_train.older/0/0: not_finite" in findings
         archived = store.snapshot("climate")
         assert archived.num_samples == 6 * 40 + 2 + 11

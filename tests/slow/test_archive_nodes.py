@@ -40,7 +40,7 @@ async def test_killed_again_and_again_they_take_over_within_a_minute_and_archive
     rng = random.Random(16)  # noqa: S311 - picks moments, guards nothing
     settings = {"vaults": NODES, "flush": "100ms", "epochs": 100_000}
     if place != "folder":
-        settings["archive"] = request.getfixturevalue(place)
+        settings["place"] = request.getfixturevalue(place)
     async with running(Site(tmp_path, apache_kafka.bootstrap, site=f"vaults-{place}", **settings)) as site:
         await site.import_fashion(600, test_limit=100)
         nodes = {node: await site.start("run", node) for node in NODES}

@@ -101,7 +101,7 @@ class Site:
 
     On a secured Kafka each node logs in as itself, and has no rights but those that the test grants. `forks`: whether
     nodes are forked from a process that has imported edged; not where their memory is measured. With the setting
-    `mqtt`, a broker's address, the devices speak it; `archive`: the keys of the archive's place, by default a folder.
+    `mqtt`, a broker's address, the devices speak it; `place`: the keys of the archive's place, by default a folder.
     """
 
     def __init__(self, folder: Path, broker: str | SecuredKafka, **settings: Any) -> None:
@@ -119,14 +119,14 @@ class Site:
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"mqtt": None, "model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
         self._settings |= {"edges": ("pi-a",), "vaults": ("vault",), "timing": {}, "kernels": chosen_setting()}
-        self._settings |= {"archive": f'url: "{self.archive_folder.as_uri()}"'}
+        self._settings |= {"place": f'url: "{self.archive_folder.as_uri()}"'}
         self.configure(**{"site": "greenhouse", **settings})
         self.archive().create(self._settings["site"])
 
     def configure(self, **settings: Any) -> None:
         """Write the topology file, changed by these settings: the next process to start has them."""
         self._settings |= settings
-        vault = f"{self._settings['archive']}, flush: {self._settings['flush']}"
+        vault = f"{self._settings['place']}, flush: {self._settings['flush']}"
         archive = ", ".join(f"{{name: {name}, {vault}}}" for name in self._settings["vaults"])
         edges = ", ".join(EDGE.format(name=name, edge=self._settings["edge"]) for name in self._settings["edges"])
         mqtt = self._settings["mqtt"]
