@@ -28,10 +28,10 @@ _OPTIONS = (
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the tests import beside an edge's packages, for ARM, in the versions that are here."""
+    """What the tests import beside an edge's packages, for ARM; NumPy with its testing part, which those lack."""
     folder = tmp_path_factory.mktemp("packages")
     fitting = wheels.target(SUITES["bookworm"], MACHINES["arm64"])
-    wanted = [f"{name}=={version(name)}" for name in ("pytest", "hypothesis", "safetensors")]
+    wanted = [f"{name}=={version(name)}" for name in ("pytest", "hypothesis", "safetensors", "numpy")]
     wheels.uv("pip", "install", "--target", folder, *fitting, *wanted)
     return folder
 
