@@ -572,3 +572,11 @@ def test_root_makes_no_files_in_the_archive_of_a_node_with_a_user_of_its_own(tmp
     assert cli.main(["archive", "init", str(file)]) == 0
     monkeypatch.setattr("pwd.getpwnam", lambda _name: owner)
     assert cli.main(["archive", "ls", str(file)]) == 0
+
+
+def test_migrate_says_as_json_what_it_did(topology_file, store, tmp_path, capsys):
+    capsys.readouterr()
+
+    assert cli.main(["archive", "migrate", str(topology_file), "--json"]) == 0
+
+    assert json.loads(capsys.readouterr().out) == {"sources": []}

@@ -57,9 +57,14 @@ class _Counted(NamedTuple):
     first: int
 
 
-def migrate(objects: ObjectStore, clock: Callable[[], float] = time.time) -> Iterator[Migrated]:
+def migrate(
+    objects: ObjectStore,
+    clock: Callable[[], float] = time.time,
+    on_progress: Callable[[int], object] = lambda _num_files: None,
+) -> Iterator[Migrated]:
     """Migrate what is not yet; nothing is yielded for an archive of the present layout.
 
+    `on_progress` gets numbers of files that are done.
     Raises StorageError, of files of the first format also for a damaged one; ArchiveUnavailable.
     """
     found = marker.read(objects)
@@ -70,7 +75,7 @@ def migrate(objects: ObjectStore, clock: Callable[[], float] = time.time) -> Ite
         marker.check(objects, None)
         return
     for stream, source in _sources(objects):
-        yield _Migration(objects, stream, source, clock).run(is_first=found.format == 1)
+        yield _Migration(objects, stream, source, clock, on_progress).run(is_first=found.format == 1)
     _mark(objects, found)
 
 
@@ -130,12 +135,20 @@ def _files(objects: ObjectStore, stream: str, source: str) -> list[_Counted]:
 class _Migration:
     """Of one source."""
 
-    def __init__(self, objects: ObjectStore, stream: str, source: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        stream: str,
+        source: str,
+        clock: Callable[[], float],
+        on_progress: Callable[[int], object],
+    ) -> None:
         self._objects = objects
         self._indexes = Indexes(objects)
         self._footers = Footers(objects)
         self._source = Source(objects, self._indexes, self._footers, stream, source)
         self._since_ms = int(clock() * 1000)
+        self._on_progress = on_progress
 
     def run(self, *, is_first: bool) -> Migrated:
         """1. The floor; 2. of the first format each file again; 3. the indexes; 4. then the files of before go."""
@@ -170,6 +183,7 @@ class _Migration:
 
     def _entry(self, counted: _Counted, *, is_rewritten: bool) -> IndexedFile:
         file = _new(counted.file, self._size(counted.file)) if is_rewritten else counted.file
+        self._on_progress(1)
         try:
             return indexed(file, self._footers.footer(file).contents, counted.first)._replace(since_ms=self._since_ms)
         except CorruptFileError:

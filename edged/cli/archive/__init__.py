@@ -93,6 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--stream", metavar="NAME", help="which stream (the one trained on)")
     for action in (listing, verify, pack, forget):
         action.add_argument("--stream", metavar="NAME", help="only this stream")
+    for action in (listing, verify, pack, forget, migrate):
         action.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -196,8 +197,8 @@ def _retain(topology: Topology, args: argparse.Namespace) -> int:
     return archive_retain.run(topology, _store(topology), args)
 
 
-def _migrate(topology: Topology, _args: argparse.Namespace) -> int:
-    return archive_migrate.run(topology)
+def _migrate(topology: Topology, args: argparse.Namespace) -> int:
+    return archive_migrate.run(topology, as_json=args.json)
 
 
 def _quarantined(store: "ParquetStore", summaries: "list[SourceSummary]") -> list[dict[str, Any]]:

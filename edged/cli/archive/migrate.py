@@ -4,11 +4,13 @@ See also: `adapters.parquet.migrate`, which writes the files.
 """
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 
+from edged.cli.archive.data_set import Bar
 from edged.cli.prompt_log import prompt_log
 from edged.domain.counted import counted
 from edged.domain.samples import pack as packs
@@ -20,7 +22,7 @@ from edged.reading import read_to_end
 _MAX_RECORDS = 16
 
 
-def run(topology: Topology) -> int:
+def run(topology: Topology, *, as_json: bool) -> int:
     """Migrate the archive, or say what has to be archived before. Raises StorageError, LogUnavailable, LogRefused."""
     from edged.adapters.parquet.migrate import migrate, next_offsets  # noqa: PLC0415 - pyarrow is slow to import
     from edged.app.objects import command_store  # noqa: PLC0415
@@ -36,7 +38,12 @@ def run(topology: Topology) -> int:
             )
         if waiting:
             return os.EX_CONFIG
-    for each in migrate(objects):
+    with Bar(None, "migrating", "files") as on_progress:
+        migrated = list(migrate(objects, on_progress=on_progress))
+    if as_json:
+        print(json.dumps({"sources": [each._asdict() for each in migrated]}, indent=2))
+        return 0
+    for each in migrated:
         again = f", {counted(each.rewritten, 'file')} written again" if each.rewritten else ""
         print(f"{each.stream}/{each.source}: {counted(each.files, 'file')} indexed{again}")
     print(f"{objects.where} has the present format")
