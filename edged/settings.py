@@ -106,10 +106,10 @@ class Timing:
     archive_deadline_s: float = 15.0
     """Silence of the archive after which the edge retries; a cold block read on a busy disk takes less."""
 
-    retention_s: float = 60.0
+    trimming_s: float = 60.0
     """How often the archive node looks at what Kafka still has of what is archived; disks fill more slowly."""
 
-    forgetting_s: float = 600.0
+    retention_s: float = 600.0
     """How often the archive node looks what is beyond its limits: what is kept is told in days."""
 
     topics_s: float = 30.0

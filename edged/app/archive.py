@@ -19,9 +19,9 @@ def services(
     from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
     from edged.services.archive.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
     from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
-    from edged.services.archive.forgetting import Forgetting  # noqa: PLC0415
     from edged.services.archive.retention import Retention  # noqa: PLC0415
     from edged.services.archive.sharing import Share, Sharing  # noqa: PLC0415
+    from edged.services.archive.trimming import Trimming  # noqa: PLC0415
 
     topology = in_use.topology
     archive = topology.archive_node(node)
@@ -67,8 +67,8 @@ def services(
     return {
         **shared,
         "archiver": archiver,
-        "retention": Retention(log, archiver, sources, health, trims=archive.trim, every_s=timing.retention_s),
-        "forgetting": Forgetting(
+        "trimming": Trimming(log, archiver, sources, health, trims=archive.trim, every_s=timing.trimming_s),
+        "retention": Retention(
             store,
             health,
             lambda: in_use.topology.archive_node(node).retention,
@@ -76,7 +76,7 @@ def services(
             [stream.name for stream in topology.streams],
             TopicPartition(topology.requests_topic),
             share,
-            every_s=timing.forgetting_s,
+            every_s=timing.retention_s,
         ),
         "epoch_server": EpochServer(
             log,

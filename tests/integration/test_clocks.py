@@ -31,7 +31,7 @@ def broker(need_broker: Callable[[type[Broker]], None]) -> Iterator[Apache]:
 
 async def test_no_clock_loses_or_doubles_a_sample(broker: Apache, tmp_path: Path) -> None:
     need_compiler()
-    settings = {"epochs": 1, "flush": "500ms, trim: true", "timing": {"retention_s": 0.5}}
+    settings = {"epochs": 1, "flush": "500ms, trim: true", "timing": {"trimming_s": 0.5}}
     async with running(Site(tmp_path, broker.bootstrap, **settings)) as site:
         clock = Clock(tmp_path / "clock")
         site.more_environment = clock.environment

@@ -1,99 +1,88 @@
-"""What Kafka still has of the packs that are archived: deletes it where it may, and says how much it is.
+"""What the archive forgets: looks at intervals which of its oldest files are beyond their stream's limits.
 
-Packs are kept until they are archived, whatever their age, so somebody has to delete them. What the newest file of a
-source holds is never deleted: the edge and the archiver know from the last pack where they are, and a damaged newest
-file is archived again. Of a log that has become another one nothing is deleted. See also: `archiver`, which says what
-is durable.
+Each node of several looks after its own sources, by the same rule over all. See also: `domain.archive.retention` (the
+rule), `trimming` (what Kafka keeps of what is archived).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 
-from edged.domain.place import is_continued
-from edged.errors import LogRefused
-from edged.log import logger
-from edged.ports import Health, Log, Progress, Statistics, TopicPartition
-from edged.services.archive.archiver import Archiver, Durable, Source
+from edged.aio import prefetch_in_worker
+from edged.domain import topology
+from edged.domain.archive.retention import Limits, Spared
+from edged.errors import ArchiveUnavailable, StorageError
+from edged.ports import Health, Progress, RetainedArchive, Statistics, TopicPartition
+from edged.services.archive.archiver import Source
+from edged.services.archive.sharing import Share
 
-PART = "archive_topics"
+PART = "archive_retention"
 """Its part in `ports.Health`."""
-
-MANY_BYTES = 4 << 30
-"""Archived bytes in Kafka that are worth a word to people; then again at each doubling."""
 
 
 class Retention:
-    """Looks at the sources' topics every `every_s`. `trims`: whether it may delete."""
+    """Looks at all streams every `every_s`; what the store forgets and deletes is told there."""
 
     def __init__(
-        self, log: Log, archiver: Archiver, sources: Sequence[Source], health: Health, *, trims: bool, every_s: float
+        self,
+        store: RetainedArchive,
+        health: Health,
+        retention: Callable[[], topology.Retention],
+        sources: Sequence[Source],
+        streams: Collection[str],
+        requests: TopicPartition,
+        share: Share,
+        *,
+        every_s: float,
     ) -> None:
-        self._log = log
-        self._archiver = archiver
-        self._source_of = {TopicPartition(source.topic): source for source in sources}
+        """`retention`: as the topology has it now. `requests`: whose node looks after what is no edge's, too."""
+        self._store = store
         self._health = health
-        self._trims = trims
+        self._retention = retention
+        self._topic_of: Mapping[tuple[str, str], TopicPartition] = {
+            (source.stream, source.edge): TopicPartition(source.topic) for source in sources
+        }
+        self._streams = streams
+        self._requests = requests
+        self._share = share
         self._every_s = every_s
-        self._kept_bytes = 0
-        self._num_looks = 0
+        self._num_steps = 0
 
     async def run(self) -> None:
-        """Look until cancelled. Cancelled: what is deleted is deleted."""
+        """Look until cancelled. Cancelled: a step is finished; the rest is begun again after a restart."""
         while True:
             await asyncio.sleep(self._every_s)
-            await self._look()
-            self._num_looks += 1
+            with self._share.work():
+                await self._look()
 
     def progress(self) -> Progress:
-        """Idle always: it waits for its time, or for Kafka."""
-        return Progress(self._num_looks, idle=True)
+        """Idle always: it waits for its time, or for the storage."""
+        return Progress(self._num_steps, idle=True)
 
     def statistics(self) -> Statistics:
-        """About how many payload bytes of archived packs Kafka has."""
-        return Statistics(kept_bytes=self._kept_bytes)
+        return Statistics()
 
     async def _look(self) -> None:
-        durable = self._archiver.durable()
-        seen = await self._log.resume({each: durable[each].place for each in durable})
-        durable = {each: durable[each] for each in durable if is_continued(durable[each].place, seen[each])}
-        marks = await self._log.watermarks(durable)
-        low = {partition: marks[partition].low for partition in durable}
-        refusal = ""
-        if self._trims:
-            ours = self._archiver.durable()  # another archive node may have taken over some
-            before = {each: durable[each].first for each in durable if low[each] < durable[each].first and each in ours}
+        reasons: list[str] = []
+        for stream in self._streams:
+            kept = self._retention().of(stream)
+            steps = self._store.retain(stream, Limits(kept.age_s, kept.size), self._is_ours(stream))
             try:
-                low |= await self._trim(before, low) if before else {}
-            except LogRefused as error:
-                refusal = str(error)
-        self._kept_bytes = sum(_about(durable[each], low[each]) for each in durable)
-        self._report(refusal)
-
-    async def _trim(
-        self, before: Mapping[TopicPartition, int], low: Mapping[TopicPartition, int]
-    ) -> Mapping[TopicPartition, int]:
-        """The topics' new beginnings."""
-        begin = await self._log.trim(before)
-        for each, offset in begin.items():
-            source = self._source_of[each]
-            logger().info(
-                "archive.trimmed", stream=source.stream, source=source.edge, first_offset=low[each], next_offset=offset
-            )
-        return begin
-
-    def _report(self, refusal: str) -> None:
-        if refusal:
-            self._health.degraded(PART, f"archived packs stay in Kafka: {refusal}", awaited=False)
-        elif self._kept_bytes >= MANY_BYTES:
-            least = MANY_BYTES << (self._kept_bytes // MANY_BYTES).bit_length() - 1
-            reason = (
-                f"Kafka holds over {least >> 30} GiB of archived packs; the archive node deletes them with `trim: true`"
-            )
-            self._health.degraded(PART, reason, awaited=False)
+                async with aclosing(prefetch_in_worker(steps)) as done:
+                    async for step in done:
+                        self._num_steps += 1
+                        reasons += [_reason(step)] if isinstance(step, Spared) else []
+            except (ArchiveUnavailable, StorageError) as error:
+                reasons.append(str(error))
+        if reasons:
+            self._health.degraded(PART, "; ".join(reasons[:3]), awaited=False)
         else:
             self._health.recovered(PART)
 
+    def _is_ours(self, stream: str) -> Callable[[str], bool]:
+        held, topic_of, requests = self._share.held, self._topic_of, self._requests
+        return lambda source: topic_of.get((stream, source), requests) in held
 
-def _about(durable: Durable, low: int) -> int:
-    """Bytes from `low` on of what is durable, by the mean size of a pack."""
-    return max(0, durable.place.offset - low) * durable.num_bytes // durable.packs
+
+def _reason(spared: Spared) -> str:
+    return f"{'/'.join(filter(None, (spared.stream, spared.source)))}: {spared.reason}"

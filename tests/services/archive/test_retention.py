@@ -1,165 +1,114 @@
-"""Of what is archived Kafka keeps what a source's newest file holds, where the archive may delete; or one is told."""
+"""A running node forgets by itself, of its own sources; what speaks against it is told until it does no more."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 
-from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.memory.log import MemoryLog
-from edged.adapters.parquet.retrying import RetryingArchive
-from edged.domain.samples import pack as packs
-from edged.errors import ArchiveFull
-from edged.ports import Message, TopicPartition
-from edged.services.archive import retention
-from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
+from edged.domain import topology
+from edged.domain.archive.retention import Deleted, Limits, Spared, Step
+from edged.domain.topology import StreamRetention
+from edged.errors import ArchiveUnavailable
+from edged.ports import TopicPartition
+from edged.services.archive.archiver import Source
 from edged.services.archive.retention import Retention
-from tests.support.archive_samples import BORDER, pack
+from edged.services.archive.sharing import Share
 
 pytestmark = pytest.mark.looptime
 
-PI_A = Source("fashion", "pi-a", "site.archive.fashion.pi-a")
-PI_B = Source("fashion", "pi-b", "site.archive.fashion.pi-b")
-TOPIC_A, TOPIC_B = TopicPartition(PI_A.topic), TopicPartition(PI_B.topic)
+PI_A, PI_B = Source("fashion", "pi-a", "topic-a"), Source("fashion", "pi-b", "topic-b")
+REQUESTS = TopicPartition("requests")
+RETENTION = topology.Retention(86_400.0, None, (StreamRetention("birds", None, 1 << 30),))
+
+
+class FakeStore:
+    """Says what it is asked for, and does what it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Limits, list[str]]] = []
+        self.steps: Sequence[Step] = ()
+        self.failure: Exception | None = None
+
+    def retain(self, stream: str, limits: Limits, is_ours: Callable[[str], bool]) -> Iterator[Step]:
+        self.asked.append((stream, limits, [name for name in ("pi-a", "pi-b", "_train.x", "gone") if is_ours(name)]))
+        if self.failure:
+            raise self.failure
+        yield from self.steps
+
+    def reserve(self) -> None:
+        raise NotImplementedError
+
+    def make_room(self, num_bytes: int) -> Iterator[Step]:
+        raise NotImplementedError
 
 
 class Vault:
-    """An archive node over a log in memory."""
-
-    def __init__(self, *, trims: bool = True) -> None:
-        self.log = MemoryLog()
-        self.store = MemoryArchive()
+    def __init__(self) -> None:
+        self.store = FakeStore()
         self.health = RecordingHealth()
-        self._trims = trims
+        self.share = Share([TopicPartition("topic-a"), TopicPartition("topic-b"), REQUESTS])
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Retention]:
-        archive = RetryingArchive(self.store, self.health)
-        sources = (PI_A, PI_B)
-        settings = ArchiverSettings(flush_s=1)
-        archiver = Archiver(self.log, archive, sources, "site.archiver.vault", lambda: settings, border=BORDER)
-        kept = Retention(self.log, archiver, sources, self.health, trims=self._trims, every_s=60)
-        tasks = [asyncio.create_task(each.run()) for each in (archiver, kept)]
+        service = Retention(
+            self.store,
+            self.health,
+            lambda: RETENTION,
+            [PI_A, PI_B],
+            ["fashion", "birds"],
+            REQUESTS,
+            self.share,
+            every_s=600,
+        )
+        task = asyncio.create_task(service.run())
         try:
-            yield kept
+            yield service
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-
-    async def send(self, *firsts: int, to: Source = PI_A) -> None:
-        values = [packs.encode(pack(first, device=f"of-{to.edge}")) for first in firsts]
-        await self.log.append([Message(to.topic, value) for value in values])
-
-    def offsets(self, source: Source = PI_A) -> list[int]:
-        return [record.offset for record in self.log.records(source.topic)]
+            task.cancel()
+            await asyncio.wait([task])
 
 
-async def test_what_is_archived_is_deleted_but_for_each_sources_newest_file(log_lines):
+async def test_each_stream_is_kept_to_its_own_limits_at_intervals():
     vault = Vault()
-    await vault.send(0)
-    await vault.send(0, to=PI_B)
-    async with vault.running() as kept:
-        await asyncio.sleep(5)
-        await vault.send(4, 8)
-        await asyncio.sleep(60)
-        assert (vault.offsets(), vault.offsets(PI_B)) == ([1, 2], [0])
-        await vault.send(12, 16)
-        await asyncio.sleep(60)
-        assert vault.offsets() == [3, 4]
-        assert kept.statistics().kept_bytes > 0
-    assert len(vault.store.blocks("fashion", "pi-a")) == 5
-    lines = log_lines("archive.trimmed")
-    assert [(line["source"], line["first_offset"], line["next_offset"]) for line in lines] == [
-        ("pi-a", 0, 1),
-        ("pi-a", 1, 3),
-    ]
+    async with vault.running():
+        await asyncio.sleep(601)
+        everything = ["pi-a", "pi-b", "_train.x", "gone"]
+        assert vault.store.asked == [
+            ("fashion", Limits(86_400.0, None), everything),
+            ("birds", Limits(None, 1 << 30), everything),
+        ]
+        await asyncio.sleep(600)
+        assert len(vault.store.asked) == 4
     assert vault.health.history == []
 
 
-async def test_what_is_not_durable_stays():
+async def test_one_of_several_nodes_looks_after_its_own_sources():
+    """Imports, and sources of edges that are gone, are whose node answers the first requests."""
     vault = Vault()
-    await vault.send(0)
     async with vault.running():
-        await asyncio.sleep(5)
-        vault.store.failure = ArchiveFull("no space")
-        await vault.send(4, 8)
-        await asyncio.sleep(300)
-        assert vault.offsets() == [0, 1, 2]
-        vault.store.failure = None
-        await asyncio.sleep(180)
-        assert vault.offsets() == [1, 2]
+        vault.share.replace(frozenset({TopicPartition("topic-b")}))
+        await asyncio.sleep(601)
+        vault.share.replace(frozenset({REQUESTS}))
+        await asyncio.sleep(600)
+    assert [ours for stream, _, ours in vault.store.asked if stream == "fashion"] == [["pi-b"], ["_train.x", "gone"]]
 
 
-async def test_a_restart_deletes_nothing_that_it_has_not_archived_itself():
-    """Its position may be of a topic that is no more."""
+async def test_what_speaks_against_it_is_told_with_what_to_do_until_it_does_no_more():
     vault = Vault()
-    await vault.send(0, 4, 8)
-    async with vault.running():
-        await asyncio.sleep(5)
-    async with vault.running():
-        await asyncio.sleep(120)
-        assert vault.offsets() == [0, 1, 2]
-        await vault.send(12)
-        await asyncio.sleep(62)
-        assert vault.offsets() == [3]
-    assert len(vault.store.blocks("fashion", "pi-a")) == 4
-
-
-async def test_nothing_is_deleted_of_a_topic_that_was_recreated_before_it_is_archived():
-    vault = Vault()
-    await vault.send(0)
-    async with vault.running():
-        await asyncio.sleep(5)
-        await vault.send(4, 8)
-        await asyncio.sleep(5)
-        vault.store.failure = ArchiveFull("no space")
-        vault.log.delete(PI_A.topic)
-        await vault.send(100, 104, 108, 112)
-        await asyncio.sleep(300)
-        assert vault.offsets() == [0, 1, 2, 3]
-
-
-async def test_without_the_right_all_stays_and_growth_is_told_in_words(monkeypatch):
-    monkeypatch.setattr(retention, "MANY_BYTES", 2048)
-    vault = Vault(trims=False)
-    async with vault.running() as kept:
-        for first in range(0, 400, 40):
-            await vault.send(*range(first, first + 40, 4))
-            await asyncio.sleep(60)
-        assert len(vault.offsets()) == 100
-        stored = vault.store.blocks("fashion", "pi-a").values()
-        assert kept.statistics().kept_bytes == pytest.approx(sum(each.num_bytes for each in stored), rel=0.2)
-        assert "`trim: true`" in vault.health.reasons["archive_topics"]
-        vault.log.truncate(TOPIC_A, 99)
-        await asyncio.sleep(60)
-    assert vault.health.history == [("degraded", "archive_topics"), ("recovered", "archive_topics")]
-
-
-async def test_a_broker_that_deletes_nothing_is_told_of_once():
-    vault = Vault()
-    vault.log.trims = False
-    await vault.send(0)
-    async with vault.running():
-        await asyncio.sleep(5)
-        await vault.send(4)
-        await asyncio.sleep(300)
-    assert vault.offsets() == [0, 1]
-    assert vault.health.history == [("degraded", "archive_topics")]
-    assert vault.health.reasons == {"archive_topics": "archived packs stay in Kafka: this broker deletes no records"}
-
-
-async def test_it_waits_for_the_broker():
-    vault = Vault()
-    await vault.send(0)
-    async with vault.running():
-        await asyncio.sleep(5)
-        await vault.send(4)
-        await asyncio.sleep(5)
-        vault.log.unavailable = True
-        await asyncio.sleep(300)
-        vault.log.unavailable = False
-        await asyncio.sleep(65)
-        assert vault.offsets() == [1]
+    vault.store.steps = [
+        Spared("fashion", "", "its oldest file is old; run `edged archive retain` once"),
+        Deleted("fashion", "pi-a", 4, 4, 400),
+    ]
+    async with vault.running() as service:
+        await asyncio.sleep(601)
+        told = "fashion: its oldest file is old; run `edged archive retain` once"
+        assert vault.health.reasons["archive_retention"].startswith(told)
+        assert service.progress().steps == 4
+        vault.store.failure = ArchiveUnavailable("the archive is away")
+        await asyncio.sleep(600)
+        assert vault.health.reasons["archive_retention"] == "the archive is away; the archive is away"
+        vault.store.failure, vault.store.steps = None, ()
+        await asyncio.sleep(600)
+    assert vault.health.reasons == {}

@@ -19,8 +19,8 @@ from edged.errors import StorageError
 from edged.ports import Message, TopicPartition, TopicSpec
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
 from edged.services.archive.epoch_server import EpochServer
-from edged.services.archive.retention import Retention
 from edged.services.archive.sharing import Share, Sharing
+from edged.services.archive.trimming import Trimming
 from tests.support.archive_samples import BORDER, pack
 from tests.support.fake_time import until
 from tests.support.properties import examples
@@ -53,7 +53,7 @@ class Node:
             group="site.epoch_server",
             share=self.share,
         )
-        self.retention = Retention(site.log, self.archiver, SOURCES, self.health, trims=True, every_s=60)
+        self.retention = Trimming(site.log, self.archiver, SOURCES, self.health, trims=True, every_s=60)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

@@ -39,7 +39,7 @@ _RESTART_S = 0.5
 _STOP_S = 30.0
 """The unit's TimeoutStopSec."""
 
-_TIMING = {"retention_s": 1.0, "archive_deadline_s": 5.0, "first_deadline_s": 5.0}
+_TIMING = {"trimming_s": 1.0, "archive_deadline_s": 5.0, "first_deadline_s": 5.0}
 
 Report = Callable[..., None]
 """Called with an event's name and fields: a line of the history."""
