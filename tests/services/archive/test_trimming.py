@@ -13,7 +13,7 @@ from edged.adapters.parquet.retrying import RetryingArchive
 from edged.domain.samples import pack as packs
 from edged.errors import ArchiveFull
 from edged.ports import Message, TopicPartition
-from edged.services.archive import retention
+from edged.services.archive import trimming
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
 from edged.services.archive.trimming import Trimming
 from tests.support.archive_samples import BORDER, pack
@@ -123,7 +123,7 @@ async def test_nothing_is_deleted_of_a_topic_that_was_recreated_before_it_is_arc
 
 
 async def test_without_the_right_all_stays_and_growth_is_told_in_words(monkeypatch):
-    monkeypatch.setattr(retention, "MANY_BYTES", 2048)
+    monkeypatch.setattr(trimming, "MANY_BYTES", 2048)
     vault = Vault(trims=False)
     async with vault.running() as kept:
         for first in range(0, 400, 40):
