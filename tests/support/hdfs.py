@@ -4,7 +4,6 @@ Each can be stopped, killed, paused, resumed and started again by itself. The ja
 """
 
 import functools
-import json
 import os
 import shutil
 import signal
@@ -12,13 +11,11 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
-from xml.sax.saxutils import escape
+from typing import Self
 
+from edged.adapters.embedded.stores import hadoop_settings, namenode_state
 from tests.support.brokers import Broker, free_port, maven_jars
 from tests.support.requirements import require
 
@@ -130,7 +127,7 @@ class Hdfs:
             "dfs.namenode.name.dir": f"file://{self._folder.name}/name",
         }
         for name, settings in (("core-site.xml", core), ("hdfs-site.xml", hdfs)):
-            (conf / name).write_text(_xml(settings))
+            (conf / name).write_text(hadoop_settings(settings))
         for number, node in enumerate(self.datanodes):
             of_node = {
                 "dfs.datanode.data.dir": f"file://{self._folder.name}/data-{number}",
@@ -186,7 +183,7 @@ class Hdfs:
     def wait(self, num_datanodes: int) -> None:
         """Return when so many DataNodes are there and the NameNode takes writes."""
         until_s = time.monotonic() + _START_S
-        while (state := self._state()).get("NumLiveDataNodes", 0) < num_datanodes or state.get(
+        while (state := namenode_state(self.namenode.web_port)).get("NumLiveDataNodes", 0) < num_datanodes or state.get(
             "FSState"
         ) != "Operational":
             if time.monotonic() > until_s:
@@ -204,24 +201,8 @@ class Hdfs:
             time.sleep(_LOOK_S)
         raise RuntimeError("no DataNode has a block that is being written")
 
-    def _state(self) -> Mapping[str, Any]:
-        query = "jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.namenode.web_port}/{query}", timeout=10) as answer:
-                [state] = json.load(answer)["beans"]
-        except (OSError, ValueError, urllib.error.URLError):
-            return {}
-        return dict(state)
-
 
 def _make_web_pages(conf: Path) -> None:
     """The jars lack their web pages, and want folders for them."""
     for page in ("hdfs", "datanode", "secondary", "journal", "static"):
         (conf / "webapps" / page).mkdir(parents=True)
-
-
-def _xml(settings: Mapping[str, str]) -> str:
-    properties = (
-        f"<property><name>{name}</name><value>{escape(value)}</value></property>" for name, value in settings.items()
-    )
-    return f"<configuration>{''.join(properties)}</configuration>"

@@ -78,7 +78,7 @@ class LocalHdfs:
         hdfs = program("hdfs", _HADOOP)
         self._conf.mkdir(parents=True)
         for name, settings in self._settings.items():
-            (self._conf / name).write_text(_xml(settings), encoding="utf-8")
+            (self._conf / name).write_text(hadoop_settings(settings), encoding="utf-8")
         await _run(hdfs, "--config", str(self._conf), "namenode", "-format", "-nonInteractive")
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._namenode)
@@ -103,7 +103,7 @@ class _Daemon(ChildServer):
         return [program("hdfs", _HADOOP), "--config", str(self._conf), self._daemon]
 
     async def _is_up(self) -> bool:
-        state = await asyncio.to_thread(_state, self._web_port)
+        state = await asyncio.to_thread(namenode_state, self._web_port)
         return bool(state) and (self._daemon == "namenode" or state.get("NumLiveDataNodes", 0) > 0)
 
 
@@ -124,7 +124,7 @@ async def _run(*command: str) -> None:
         raise ServerUnavailable(f"{' '.join(command)}: {said.decode(errors='replace')[-2000:].strip()}")
 
 
-def _state(web_port: int) -> Mapping[str, Any]:
+def namenode_state(web_port: int) -> Mapping[str, Any]:
     """What the NameNode says of itself; nothing while it does not answer."""
     query = "jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
     try:
@@ -135,7 +135,8 @@ def _state(web_port: int) -> Mapping[str, Any]:
     return dict(state)
 
 
-def _xml(settings: Mapping[str, str]) -> str:
+def hadoop_settings(settings: Mapping[str, str]) -> str:
+    """The text of one of Hadoop's files of settings."""
     rows = (
         f"<property><name>{name}</name><value>{escape(value)}</value></property>" for name, value in settings.items()
     )
