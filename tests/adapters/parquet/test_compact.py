@@ -20,6 +20,7 @@ from edged.domain.archive.segment_index import MAX_TAIL, IndexedFile
 from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place
 from edged.errors import ArchiveConflict, StorageError
+from tests.support.archive_clock import opened
 from tests.support.archive_samples import pack, read_packs
 from tests.support.object_stores import interrupted, meanwhile
 
@@ -29,19 +30,6 @@ EMPTY = [(50_000, 50_010)]
 LOG = SourceLog("a-log", 7, Place(9))
 ENDLESS = Limits(size=1 << 40)
 """It indexes all files, and forgets none."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1_790_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -59,10 +47,6 @@ def place() -> MemoryPlace:
 
 OFFSETS = [*range(NUMBER), SEGMENT - 1, SEGMENT]
 PACKS = [*(pack(4 * offset) for offset in range(NUMBER)), pack(0), pack(4)]
-
-
-def opened(place: MemoryPlace, clock: Clock, writer: str = "arc-2") -> ParquetStore:
-    return ParquetStore(place.store(writer), clock=clock)
 
 
 def files(place: MemoryPlace) -> list[str]:

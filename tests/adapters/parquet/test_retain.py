@@ -20,6 +20,7 @@ from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, BlockAbsent
+from tests.support.archive_clock import Clock, opened
 from tests.support.archive_samples import new_archive, open_archive, pack, read_packs, sample
 from tests.support.object_stores import interrupted
 from tests.support.small_disk import fill, mounted
@@ -30,19 +31,6 @@ OFFSETS = [*range(NUMBER), SEGMENT - 1, SEGMENT, SEGMENT + 1]
 LOG = SourceLog("a-log", 7, Place(9))
 EMPTY = [(NUMBER, SEGMENT - 1)]
 WEEK = Limits(age_s=7 * DAY_S)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1_790_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -60,10 +48,6 @@ def place(clock: Clock) -> MemoryPlace:
     for offset in (SEGMENT, SEGMENT + 1):
         store.append("fashion", "pi-a", [(offset, pack(4 * offset))], log=LOG)
     return place
-
-
-def opened(place: MemoryPlace, clock: Clock, writer: str = "arc-2") -> ParquetStore:
-    return ParquetStore(place.store(writer), clock=clock)
 
 
 def files(place: MemoryPlace, source: str = "pi-a") -> list[str]:
