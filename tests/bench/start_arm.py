@@ -116,7 +116,7 @@ async def measure(rounds: int, folder: Path) -> Mapping[str, float]:
         factor = await asyncio.to_thread(emulation_factor, root, site.topology, rounds)
         firsts, again = [], []
         for number in range(rounds):
-            root.run("rm -rf /root/.local /root/.cache")
+            root.run(f"{ENVIRONMENT}rm -rf ~/.local ~/.cache")
             firsts.append(await start(root, 2 * number))
             again.append(await start(root, 2 * number + 1))
         await vault.stop()

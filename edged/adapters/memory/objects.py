@@ -19,7 +19,7 @@ class MemoryPlace:
     `objects`: by name, of others too. `outage`: every call fails, with this reason. `is_there`: without it all is
     absent, as where a disk is not mounted. `is_full`: nothing more can be written. `loses_answers`: what is written is
     there, and its writer never hears of it. `replaces`: it lets a second object take the name of the first.
-    `conflicts`: so many objects are refused as taken though nothing is there, as an S3 answers 409.
+    `conflicts`: the number of objects that are refused as taken where nothing is, as an S3 answers 409.
     `breaks_after`: of an object that is written so many bytes get there, under its temporary name, and the connection
     breaks. While `goes` is not set, calls hang.
     """

@@ -34,7 +34,7 @@ _TRIES = 4
 
 
 class Compacted(NamedTuple):
-    """A step: so many `files` were packed into one of `num_bytes`, or `deleted` once nobody reads them any more.
+    """A step: a number of `files` packed into one of `num_bytes`, or `deleted` since no reader needs them.
 
     `refused`: why the source, or the segment that begins at `first`, is left alone.
     """

@@ -74,7 +74,7 @@ class StreamRetention:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What the archive keeps of each stream: files up to an age and to so many bytes together; None: without a limit.
+    """What the archive keeps of each stream: files up to an age, and up to a size together; None: without a limit.
 
     `streams`: those with limits of their own instead.
     """

@@ -12,7 +12,7 @@ TEN_DAYS = Limits(age_s=10 * 86_400)
 
 
 def files(*days: float, size: int = 100) -> list[Kept]:
-    """Files of so many days ago, each of ten offsets; None: of no time that can be."""
+    """Files that are this many days old, each of ten offsets; None: of a time that cannot be."""
     return [Kept(10 * i + 10, 4, size, NOW_MS - int(age * DAY_MS)) for i, age in enumerate(days)]
 
 
