@@ -420,7 +420,7 @@ class ParquetStore:
         with known.lock:
             chain = self._grown(known, afresh=True)
             if chain is None or chain.hidden is not None:
-                reason = StorageError(f"{self._objects.where}/{known.source.folder} has no floor")
+                reason = StorageError(f"{self._objects.path(known.source.folder)} has no floor")
                 raise reason if chain is None else chain.hidden or reason
             known.source.forget_indexes(chain)
             if is_indexed and chain.tail and not any(file.is_damaged for file in chain.tail):
