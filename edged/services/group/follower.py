@@ -105,8 +105,8 @@ class Follower:
 
     @property
     def is_useless(self) -> bool:
-        """Whether the running epoch had nothing to train on so far."""
-        return self.group.begin is not None and group_step.is_useless(self.state, self.group)
+        """Whether the running epoch had nothing to train on so far; not of one that this member has ended."""
+        return self.running == self.state.position.epoch and group_step.is_useless(self.state, self.group)
 
     @property
     def last_closed(self) -> Closed | None:

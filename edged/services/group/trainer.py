@@ -151,7 +151,7 @@ class GroupTrainer:
 
     def _is_last(self, num_epochs: int) -> bool:
         """Whether as many epochs, with those that do not count, are all; of them the running one may not be over."""
-        is_useless = self._follower.running == self.state.position.epoch < num_epochs and self._follower.is_useless
+        is_useless = self.state.position.epoch < num_epochs and self._follower.is_useless
         return num_epochs - self.state.num_useless - is_useless >= self.training.epochs
 
     # membership

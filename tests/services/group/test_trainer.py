@@ -233,6 +233,20 @@ async def test_over_the_same_archive_a_useless_epoch_is_tried_again_after_ten_mi
         assert 600 <= asyncio.get_running_loop().time() - begun < 660
 
 
+@pytest.mark.parametrize("edges", [ONE, TWO])
+async def test_a_finished_group_that_is_given_more_epochs_goes_on_over_the_same_archive_at_once(log_lines, edges):
+    world = GroupWorld(edges)
+    await trained(world)
+    world.training = replace(world.training, epochs=world.training.epochs + 1)
+    begun = asyncio.get_running_loop().time()
+
+    trainers = await trained(world)
+
+    assert {each.state.position.epoch for each in trainers} == {3}
+    assert asyncio.get_running_loop().time() - begun < 120
+    assert not world.events("epoch.useless")
+
+
 async def test_an_epoch_whose_members_are_slow_or_restart_is_not_abandoned(log_lines):
     """Some are away for longer than one step is waited for."""
     world = GroupWorld(THREE)
